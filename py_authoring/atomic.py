@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all.
 
-Write beside the target, fsync, rename, fsync the folder: a kill or a full disk leaves the old file or the new one. What a
-killed process left behind carries its process number, so that the next start can tell it from a write that is going on.
+Write beside the target, fsync, rename, fsync the folder: a kill or a full disk leaves the old file or the new one. What
+a killed process left carries its process number, so that the next start can tell it from a write that is going on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def write_bytes(path: Path | str, data: bytes | memoryview) -> None:
     """Replaces `path` by a file with exactly `data`, durably.
 
     Raises:
-        WriteError: the disk is full, the folder is not writable, …; the old file is whole and no temporary file is left.
+        WriteError: the disk is full, the folder is not writable, …; the old file is whole, no temporary file stays.
 
     Example:
         >>> import tempfile
@@ -38,7 +38,7 @@ def write_bytes(path: Path | str, data: bytes | memoryview) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         _remove(temporary)
@@ -82,7 +82,7 @@ def write_folder(path: Path | str) -> Iterator[Path]:
             for name in names:
                 _sync_file(Path(folder) / name)
             _sync_folder(Path(folder))
-        os.rename(temporary, path)
+        temporary.rename(path)
         _sync_folder(path.parent)
     except OSError as error:
         _remove(temporary)
@@ -131,7 +131,7 @@ def _sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-# A folder's entry is only durable once the folder itself is synced; Windows cannot open folders, and needs no such call.
+# A folder's entry is durable once the folder itself is synced; Windows cannot open folders, and needs no such call.
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
         _sync_file(folder)
@@ -149,5 +149,5 @@ def _cannot_write(path: Path, error: OSError) -> WriteError:
     reason = error.strerror or str(error)
     return WriteError(
         f"cannot write `{path}`: {reason[:1].lower()}{reason[1:]}",
-        hint="what was there before is untouched; free the disk or make the folder writable, then run the command again",
+        hint="what was there before is untouched; free the disk or make the folder writable, then try again",
     )

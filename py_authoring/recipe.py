@@ -1,7 +1,7 @@
 """Recipe text and command line → `Recipe`: merged, checked, and for every value where it came from.
 
-In: `models/NAME/recipe.toml`, `--set key=value`, named flags. Out: a frozen `ResolvedRecipe`, or one `RecipeError` with all
-mistakes. Order: defaults < recipe < what a resumed run was given < `--set` < flags. No torch here.
+In: `models/NAME/recipe.toml`, `--set key=value`, named flags. Out: a frozen `ResolvedRecipe`, or one `RecipeError` with
+all mistakes. Order: defaults < recipe < what a resumed run was given < `--set` < flags. No torch here.
 """
 
 from __future__ import annotations

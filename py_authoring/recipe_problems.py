@@ -1,7 +1,7 @@
 """Turns what pydantic found wrong in a recipe into lines that a person can act on.
 
-In: the list of errors, and where each key came from. Out: one line a mistake, with file, line, key, what was expected and
-the nearest valid key. No torch here.
+In: the list of errors, and where each key came from. Out: one line a mistake, with file, line, key, what was expected
+and the nearest valid key. No torch here.
 """
 
 from __future__ import annotations

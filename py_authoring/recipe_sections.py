@@ -14,8 +14,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
-ClassificationMetric = Literal["accuracy", "precision", "recall", "f1", "confusion_matrix"]
-RegressionMetric = Literal["mae", "mse", "rmse", "r2"]
+Metric = Literal["accuracy", "precision", "recall", "f1", "confusion_matrix", "mae", "mse", "rmse", "r2"]
 CLASSIFICATION_METRICS: tuple[str, ...] = ("accuracy", "precision", "recall", "f1", "confusion_matrix")
 REGRESSION_METRICS: tuple[str, ...] = ("mae", "mse", "rmse", "r2")
 
@@ -34,17 +33,19 @@ class ModelSection(Section):
 
 
 class _Split(Section):
-    validation: Fraction = Field(0.1, description="share of the samples that choose the best checkpoint")
-    test: Fraction = Field(0.2, description="share of the samples that only `evaluate` sees")
-    split_seed: Annotated[int, Field(ge=0)] = Field(0, description="seed of the split; the same seed, the same split")
+    validation: Fraction = Field(default=0.1, description="share of the samples that choose the best checkpoint")
+    test: Fraction = Field(default=0.2, description="share of the samples that only `evaluate` sees")
+    split_seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="seed of the split; the same seed, the same split"
+    )
 
 
 class DigitsData(_Split):
     """scikit-learn's bundled 1,797 handwritten digits, enlarged to `size` × `size`, values in [0, 1]."""
 
     kind: Literal["digits"]
-    input: str = Field("image", description="the forward argument that takes the pictures")
-    size: Annotated[int, Field(ge=8, le=512)] = Field(28, description="height and width in pixels")
+    input: str = Field(default="image", description="the forward argument that takes the pictures")
+    size: Annotated[int, Field(ge=8, le=512)] = Field(default=28, description="height and width in pixels")
 
 
 class IdxData(_Split):
@@ -52,7 +53,7 @@ class IdxData(_Split):
 
     kind: Literal["idx"]
     path: str = Field(min_length=1, description="the folder; relative to the recipe, or to where the command runs")
-    input: str = Field("image", description="the forward argument that takes the pictures")
+    input: str = Field(default="image", description="the forward argument that takes the pictures")
 
 
 class CsvData(_Split):
@@ -61,10 +62,10 @@ class CsvData(_Split):
     kind: Literal["csv"]
     path: str = Field(min_length=1, description="the file; relative to the recipe, or to where the command runs")
     target: str = Field(min_length=1, description="the column to predict")
-    features: list[str] | None = Field(None, description="the columns to predict from; default: all others")
-    input: str = Field("features", description="the forward argument that takes the features")
-    task: Literal["classification", "regression"] = Field("classification", description="what the target is")
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", description="one character")
+    features: list[str] | None = Field(default=None, description="the columns to predict from; default: all others")
+    input: str = Field(default="features", description="the forward argument that takes the features")
+    task: Literal["classification", "regression"] = Field(default="classification", description="what the target is")
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(default=",", description="one character")
 
 
 class NpzData(_Split):
@@ -72,15 +73,15 @@ class NpzData(_Split):
 
     kind: Literal["npz"]
     path: str = Field(min_length=1, description="the file; relative to the recipe, or to where the command runs")
-    target: str = Field("target", min_length=1, description="the array to predict")
-    inputs: list[str] | None = Field(None, description="the arrays to predict from; default: all others")
+    target: str = Field(default="target", min_length=1, description="the array to predict")
+    inputs: list[str] | None = Field(default=None, description="the arrays to predict from; default: all others")
 
 
 class FunctionData(_Split):
     """A function in model.py that returns (inputs by name, target), or three such pairs: train, validation, test."""
 
     kind: Literal["function"]
-    function: str = Field("load_data", min_length=1, description="name of the function in model.py")
+    function: str = Field(default="load_data", min_length=1, description="name of the function in model.py")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the function")
 
 
@@ -99,64 +100,72 @@ DataSection = Annotated[
 class TrainingSection(Section):
     """How long, how large, where."""
 
-    epochs: Count = Field(10, description="passes over the training data")
-    batch_size: Count = Field(64, description="samples in one step")
+    epochs: Count = Field(default=10, description="passes over the training data")
+    batch_size: Count = Field(default=64, description="samples in one step")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
-        0, description="seeds weights, dropout and the order of the data"
+        default=0, description="seeds weights, dropout, order of the data"
     )
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="auto, cpu, cuda or cuda:N; `cuda` never falls back to the CPU"
+        default="auto", description="auto, cpu, cuda or cuda:N; `cuda` never falls back to the CPU"
     )
-    patience: Count | None = Field(None, description="stop after so many epochs without a better validation loss")
-    monitor: str = Field("loss", description="the validation metric that chooses the best checkpoint")
-    clip_norm: Positive | None = Field(None, description="largest norm of the gradient")
-    checkpoint_every: Count | None = Field(None, description="iterations between checkpoints; default: every minute")
+    patience: Count | None = Field(
+        default=None, description="stop after so many epochs without a better validation loss"
+    )
+    monitor: str = Field(default="loss", description="the validation metric that chooses the best checkpoint")
+    clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
+    checkpoint_every: Count | None = Field(
+        default=None, description="iterations between checkpoints; default: every minute"
+    )
 
 
 class Adam(Section):
     """torch.optim.Adam."""
 
     name: Literal["adam"]
-    lr: Positive = Field(1e-3, description="learning rate")
-    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field((0.9, 0.999), description="decay rates")
-    weight_decay: NotNegative = Field(0.0, description="L2 penalty")
+    lr: Positive = Field(default=1e-3, description="learning rate")
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field(
+        default=(0.9, 0.999), description="decay rates"
+    )
+    weight_decay: NotNegative = Field(default=0.0, description="L2 penalty")
 
 
 class AdamW(Section):
     """torch.optim.AdamW."""
 
     name: Literal["adamw"]
-    lr: Positive = Field(1e-3, description="learning rate")
-    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field((0.9, 0.999), description="decay rates")
-    weight_decay: NotNegative = Field(0.01, description="decoupled weight decay")
+    lr: Positive = Field(default=1e-3, description="learning rate")
+    betas: Annotated[tuple[Fraction, Fraction], Field(strict=False)] = Field(
+        default=(0.9, 0.999), description="decay rates"
+    )
+    weight_decay: NotNegative = Field(default=0.01, description="decoupled weight decay")
 
 
 class Sgd(Section):
     """torch.optim.SGD."""
 
     name: Literal["sgd"]
-    lr: Positive = Field(1e-2, description="learning rate")
-    momentum: Fraction = Field(0.0, description="momentum")
-    nesterov: bool = Field(False, description="Nesterov's momentum")
-    weight_decay: NotNegative = Field(0.0, description="L2 penalty")
+    lr: Positive = Field(default=1e-2, description="learning rate")
+    momentum: Fraction = Field(default=0.0, description="momentum")
+    nesterov: bool = Field(default=False, description="Nesterov's momentum")
+    weight_decay: NotNegative = Field(default=0.0, description="L2 penalty")
 
 
 class RmsProp(Section):
     """torch.optim.RMSprop."""
 
     name: Literal["rmsprop"]
-    lr: Positive = Field(1e-2, description="learning rate")
-    momentum: Fraction = Field(0.0, description="momentum")
-    weight_decay: NotNegative = Field(0.0, description="L2 penalty")
+    lr: Positive = Field(default=1e-2, description="learning rate")
+    momentum: Fraction = Field(default=0.0, description="momentum")
+    weight_decay: NotNegative = Field(default=0.0, description="L2 penalty")
 
 
 class Adadelta(Section):
     """torch.optim.Adadelta."""
 
     name: Literal["adadelta"]
-    lr: Positive = Field(1.0, description="learning rate")
-    rho: Fraction = Field(0.9, description="decay rate of the squared gradients")
-    weight_decay: NotNegative = Field(0.0, description="L2 penalty")
+    lr: Positive = Field(default=1.0, description="learning rate")
+    rho: Fraction = Field(default=0.9, description="decay rate of the squared gradients")
+    weight_decay: NotNegative = Field(default=0.0, description="L2 penalty")
 
 
 OptimizerSection = Annotated[Adam | AdamW | Sgd | RmsProp | Adadelta, Field(discriminator="name")]
@@ -172,15 +181,15 @@ class StepSchedule(Section):
     """The learning rate is multiplied by `gamma` after every `step_size` epochs."""
 
     name: Literal["step"]
-    step_size: Count = Field(1, description="epochs between two changes")
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor")
+    step_size: Count = Field(default=1, description="epochs between two changes")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor")
 
 
 class ExponentialSchedule(Section):
     """The learning rate is multiplied by `gamma` after every epoch."""
 
     name: Literal["exponential"]
-    gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="factor")
+    gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, description="factor")
 
 
 class CosineSchedule(Section):
@@ -191,7 +200,7 @@ class CosineSchedule(Section):
 
     name: Literal["cosine"]
     period: Count = Field(description="epochs until the floor is reached")
-    floor: Fraction = Field(0.0, description="the last learning rate as a share of the first")
+    floor: Fraction = Field(default=0.0, description="the last learning rate as a share of the first")
 
 
 SchedulerSection = Annotated[
@@ -203,10 +212,13 @@ class LossSection(Section):
     """The number that training makes small."""
 
     name: Literal["nll", "cross_entropy", "bce_with_logits", "mse", "l1", "smooth_l1"] = Field(
-        "cross_entropy", description="nll takes log-probabilities, cross_entropy raw scores, as torch.nn.functional"
+        default="cross_entropy",
+        description="nll takes log-probabilities, cross_entropy raw scores, as torch.nn.functional",
     )
-    output: int | str = Field(0, description="which of the model's outputs, by place or key, if it returns several")
-    label_smoothing: Fraction = Field(0.0, description="only for cross_entropy")
+    output: int | str = Field(
+        default=0, description="which of the model's outputs, by place or key, if it returns several"
+    )
+    label_smoothing: Fraction = Field(default=0.0, description="only for cross_entropy")
 
 
 class SizeSection(Section):
@@ -219,52 +231,58 @@ class SizeSection(Section):
 class ImageSection(Section):
     """How a picture file becomes the input; means and deviations belong inside the graph."""
 
-    input: str | None = Field(None, description="the input that takes the picture; default: the first")
-    color: Literal["L", "RGB"] = Field("L", description="L is grey")
-    layout: Literal["NCHW", "NHWC"] = Field("NCHW", description="order of the axes")
-    size: SizeSection | None = Field(None, description="pictures are resized to it")
-    rescale_factor: float | None = Field(1 / 255, description="multiplied with each byte")
+    input: str | None = Field(default=None, description="the input that takes the picture; default: the first")
+    color: Literal["L", "RGB"] = Field(default="L", description="L is grey")
+    layout: Literal["NCHW", "NHWC"] = Field(default="NCHW", description="order of the axes")
+    size: SizeSection | None = Field(default=None, description="pictures are resized to it")
+    rescale_factor: float | None = Field(default=1 / 255, description="multiplied with each byte")
 
 
 class ExportSection(Section):
     """What the exported file says about itself."""
 
     method: Literal["script", "trace"] = Field(
-        "script", description="trace is refused where it would lose control flow"
+        default="script", description="trace is refused where it loses control flow"
     )
-    input_names: list[str] | None = Field(None, description="default: the arguments of forward")
-    output_names: list[str] | None = Field(None, description="default: output, or output_0, output_1, …")
-    labels: list[str] | None = Field(None, description="one name for each class of the first output")
+    input_names: list[str] | None = Field(default=None, description="default: the arguments of forward")
+    output_names: list[str] | None = Field(default=None, description="default: output, or output_0, output_1, …")
+    labels: list[str] | None = Field(default=None, description="one name for each class of the first output")
     activation: Literal["softmax", "log_softmax", "sigmoid"] | None = Field(
-        None, description="what the first output went through, so that a host can show probabilities"
+        default=None, description="what the first output went through, so that a host can show probabilities"
     )
     dynamic: dict[str, dict[str, str]] | None = Field(
-        None, description='free axes: {input = {"0" = "batch", "1" = "time"}}; default: axis 0 of every input'
+        default=None, description='free axes: {input = {"0" = "batch", "1" = "time"}}; default: axis 0 of every input'
     )
-    image: ImageSection | None = Field(None, description="how a picture file becomes an input")
-    rtol: NotNegative | None = Field(None, description="largest relative difference; default: torch.testing's")
-    atol: NotNegative | None = Field(None, description="largest absolute difference; default: torch.testing's")
-    golden_count: Annotated[int, Field(ge=1, le=64)] = Field(4, description="examples stored in the file")
-    batch_sizes: list[Count] = Field([1, 2, 5], min_length=1, description="sizes at which both models are compared")
-    description: str | None = Field(None, description="one sentence for the contract and the model card")
-    license: str | None = Field(None, description="SPDX identifier")
+    image: ImageSection | None = Field(default=None, description="how a picture file becomes an input")
+    rtol: NotNegative | None = Field(default=None, description="largest relative difference; default: torch.testing's")
+    atol: NotNegative | None = Field(default=None, description="largest absolute difference; default: torch.testing's")
+    golden_count: Annotated[int, Field(ge=1, le=64)] = Field(default=4, description="examples stored in the file")
+    batch_sizes: list[Count] = Field(
+        default=[1, 2, 5], min_length=1, description="sizes at which both models are compared"
+    )
+    description: str | None = Field(default=None, description="one sentence for the contract and the model card")
+    license: str | None = Field(default=None, description="SPDX identifier")
 
 
 class Recipe(Section):
     """A whole recipe: one file, no inheritance, no interpolation."""
 
-    metrics: list[ClassificationMetric | RegressionMetric] | None = Field(
-        None, description="what is measured besides the loss; default: all that fit the loss"
+    metrics: list[Metric] | None = Field(
+        default=None, description="what is measured besides the loss; default: all that fit the loss"
     )
     model: ModelSection = Field(description="the class in model.py")
     data: DataSection = Field(description="what is learnt from")
-    training: TrainingSection = Field(default_factory=TrainingSection, description="how long, how large, where")
+    training: TrainingSection = Field(
+        default_factory=lambda: TrainingSection(), description="how long, how large, where"
+    )
     optimizer: OptimizerSection = Field(default_factory=lambda: Adam(name="adam"), description="default: adam")
     scheduler: SchedulerSection = Field(
         default_factory=lambda: ConstantSchedule(name="constant"), description="default: constant"
     )
-    loss: LossSection = Field(default_factory=LossSection, description="default: cross_entropy")
-    export: ExportSection = Field(default_factory=ExportSection, description="what the exported file says of itself")
+    loss: LossSection = Field(default_factory=lambda: LossSection(), description="default: cross_entropy")
+    export: ExportSection = Field(
+        default_factory=lambda: ExportSection(), description="what the exported file says of itself"
+    )
 
     @property
     def task(self) -> Literal["classification", "regression"]:

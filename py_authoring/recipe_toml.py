@@ -14,7 +14,7 @@ from typing import Any
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # the same parser, under the name it had before it came into the standard library
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 TOMLDecodeError = tomllib.TOMLDecodeError
 Path = tuple[str, ...]
@@ -28,7 +28,8 @@ _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 
 def parse(text: str) -> dict[str, Any]:
     """TOML text as a dict; raises `TOMLDecodeError`."""
-    return tomllib.loads(text)
+    document: dict[str, Any] = tomllib.loads(text)
+    return document
 
 
 def parse_value(text: str) -> Any:

@@ -1,0 +1,191 @@
+"""Where runs and their checkpoints lie; writing them durably, finding them, reading them.
+
+In: `models/NAME/runs/`. Out: paths, and dicts of plain values and tensors. A checkpoint is read with `weights_only=True`,
+so a file from elsewhere cannot run code.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from ignite.handlers.checkpoint import BaseSaveHandler
+
+from py_authoring import atomic
+from py_authoring.errors import CheckpointError, NotFoundError, UsageError
+from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
+
+RUNS = "runs"
+CHECKPOINTS = "checkpoints"
+FORMAT = 1
+
+
+class FsyncSaver(BaseSaveHandler):
+    """Writes what an Ignite `Checkpoint` saves, so that a kill or a full disk leaves the old file or the new one.
+
+    Ignite's own `DiskSaver` never calls fsync, and a kill leaves its temporary file behind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Writes `filename` in the folder."""
+        save_checkpoint(checkpoint, self.folder / filename)
+
+    def remove(self, filename: str) -> None:
+        """Nothing: Ignite asks for it before it saves under the same name, and the rename replaces the file."""
+
+
+def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint atomically and durably.
+
+    Raises:
+        WriteError: the old file is untouched.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(checkpoint), buffer)
+    atomic.write_bytes(path, buffer.getbuffer())
+
+
+def load_checkpoint(path: Path | str, device: str = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint, and checks that every byte is the one that was written.
+
+    Returns:
+        At least `model` (state_dict), `recipe` (plain values), `sources`, `epoch` and `iteration` (completed ones),
+        `metrics` (of the validation after that epoch).
+
+    Raises:
+        NotFoundError: there is no such file.
+        CheckpointError: it is damaged, or no checkpoint of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"checkpoint `{path}` is not there")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch checks no CRC
+        if damaged is not None:
+            raise CheckpointError(f"checkpoint `{path}` is damaged: wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location=device, weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # torch raises whatever its reader stumbles over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"checkpoint `{path}` cannot be read: {reason}") from error
+    if not isinstance(checkpoint, dict) or not {"model", "recipe", "epoch", "iteration"} <= set(checkpoint):
+        raise CheckpointError(f"`{path}` is no checkpoint of py-authoring: it lacks model, recipe, epoch or iteration")
+    if checkpoint.get("format", FORMAT) > FORMAT:
+        raise CheckpointError(
+            f"checkpoint `{path}` has format {checkpoint['format']}, this version reads up to {FORMAT}",
+            hint="a newer py-authoring wrote it",
+        )
+    return checkpoint
+
+
+def recipe_of(checkpoint: Mapping[str, Any], directory: Path) -> ResolvedRecipe:
+    """The recipe with which a checkpoint was trained."""
+    return recipe_from_dict(checkpoint["recipe"], directory, checkpoint.get("sources", {}))
+
+
+def list_runs(directory: Path) -> list[Path]:
+    """The runs of a model that have a checkpoint, oldest first."""
+    runs = [path.parent.parent for path in (directory / RUNS).glob(f"[!.]*/{CHECKPOINTS}/last.pt")]
+    return sorted(runs, key=lambda path: [int(part) if part.isdecimal() else part for part in _parts(path.name)])
+
+
+def find_run(directory: Path, run: str | None = None) -> Path:
+    """The folder of a run by name, or of the latest one.
+
+    Raises:
+        NotFoundError: no such run, or none at all.
+    """
+    runs = list_runs(directory)
+    if run is not None:
+        if directory / RUNS / run not in runs:
+            known = ", ".join(path.name for path in runs[-5:]) or "none"
+            raise NotFoundError(f"no run `{run}` in `{directory / RUNS}`", hint=f"runs there: {known}")
+        return directory / RUNS / run
+    if not runs:
+        raise NotFoundError(
+            f"model `{directory.resolve().name}` has no run in `{directory / RUNS}`",
+            hint=f"`py-authoring train {_as_argument(directory)}`",
+        )
+    return runs[-1]
+
+
+def find_checkpoint(
+    directory: Path,
+    *,
+    run: str | None = None,
+    which: Literal["best", "last"] = "best",
+    path: Path | str | None = None,
+) -> Path:
+    """The file of a checkpoint.
+
+    Args:
+        directory: the model's folder.
+        run: the run's name; default: the latest.
+        which: the best by validation, or the last.
+        path: a file, a run's folder, `best` or `last`; goes before `run` and `which`.
+
+    Raises:
+        NotFoundError: it is not there; says what to do.
+    """
+    if path is not None:
+        if str(path) in ("best", "last"):
+            which = "best" if str(path) == "best" else "last"
+        elif Path(path).is_dir():
+            return find_checkpoint(directory, which=which, path=Path(path) / CHECKPOINTS / f"{which}.pt")
+        else:
+            if not Path(path).is_file():
+                raise NotFoundError(
+                    f"checkpoint `{path}` is not there", hint="give a file, a run's folder, best or last"
+                )
+            return Path(path)
+    folder = find_run(directory, run)
+    file = folder / CHECKPOINTS / f"{which}.pt"
+    if not file.is_file():
+        name = _as_argument(directory)
+        raise NotFoundError(
+            f"run `{folder.name}` of model `{directory.resolve().name}` has no {which} checkpoint: "
+            "no epoch ended with a finite loss",
+            hint=f"`py-authoring train {name} --resume` goes on, `py-authoring train {name}` starts anew",
+        )
+    return file
+
+
+def new_run_name(directory: Path, now: datetime.datetime | None = None) -> str:
+    """A name for a run that starts now, later in order than all others: `20261125-101500`, `…-2` within a second."""
+    stem = (now or datetime.datetime.now()).strftime("%Y%m%d-%H%M%S")
+    name, count = stem, 1
+    while (directory / RUNS / name).exists():
+        count += 1
+        name = f"{stem}-{count}"
+    return name
+
+
+def clear_stale(directory: Path) -> list[Path]:
+    """Removes what killed trainings left below the runs of a model."""
+    return atomic.clear_stale(directory / RUNS, recursive=True)
+
+
+def parse_checkpoint_name(text: str) -> str:
+    """Refuses an empty name; a name is a file, a run's folder, `best` or `last`."""
+    if not text.strip():
+        raise UsageError("an empty checkpoint name", hint="give a file, a run's folder, best or last")
+    return text
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"-", name)
+
+
+def _as_argument(directory: Path) -> str:
+    return directory.name if directory.parent == Path("models") else str(directory)

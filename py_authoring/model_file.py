@@ -1,0 +1,168 @@
+"""`models/NAME/model.py` → classes and functions → an eager model.
+
+Owns the import of a user's file: under a private module name, from its present text, leaving no `__pycache__` behind,
+and with the line of model.py in every error.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import inspect
+import linecache
+import sys
+import traceback
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from py_authoring.errors import ModelFileError, NotFoundError
+from py_authoring.recipe import ResolvedRecipe
+from py_authoring.recipe_problems import suggest
+
+MODEL_FILE = "model.py"
+
+
+def build_model(resolved: ResolvedRecipe) -> nn.Module:
+    """Makes the model that a recipe names, in training mode, on the CPU, with fresh weights.
+
+    The weights come from torch's global generator: seeding it is the caller's business.
+
+    Raises:
+        NotFoundError: the folder has no model.py.
+        ModelFileError: model.py does not load, has no such class, or the class does not take the recipe's arguments.
+
+    Example:
+        >>> from py_authoring.recipe import load_recipe
+        >>> _ = torch.manual_seed(0)
+        >>> build_model(load_recipe("models/some_nn_arch")).linear
+        Linear(in_features=4, out_features=4, bias=True)
+    """
+    section = resolved.recipe.model
+    file = resolved.directory / MODEL_FILE
+    module = load_module(resolved)
+    classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    model_class = getattr(module, section.class_name, None)
+    if model_class is None:
+        raise ModelFileError(
+            f"`{file}` has no class `{section.class_name}`{suggest(section.class_name, classes)}",
+            hint=f"model.class in {resolved.directory / 'recipe.toml'} names it; there: {', '.join(classes) or 'none'}",
+        )
+    if section.class_name not in classes:
+        raise ModelFileError(f"`{section.class_name}` in `{file}` is no class derived from torch.nn.Module")
+    try:
+        inspect.signature(model_class).bind(**section.arguments)
+    except TypeError as error:
+        raise ModelFileError(
+            f"`{file}`: {section.class_name}{inspect.signature(model_class)} does not fit model.arguments: {error}",
+            hint=f"model.arguments stands in {resolved.directory / 'recipe.toml'}",
+        ) from error
+    return call(model_class, file, **section.arguments)  # type: ignore[no-any-return]
+
+
+def forward_arguments(model: nn.Module) -> list[str]:
+    """The names of the arguments that `forward` takes, `self` left out.
+
+    Example:
+        >>> forward_arguments(nn.Linear(1, 1))
+        ['input']
+    """
+    return [name for name in inspect.signature(type(model).forward).parameters if name != "self"]
+
+
+def example_inputs(resolved: ResolvedRecipe, count: int, seed: int = 0) -> dict[str, Tensor]:
+    """Real inputs for trying a model: from the validation data, or from model.py where a recipe has no data.
+
+    Args:
+        resolved: the recipe.
+        count: the leading (batch) size of every tensor; may be 0.
+        seed: chooses the samples; the same seed, the same samples.
+
+    Returns:
+        The name of each of forward's arguments → a tensor of shape `[count, …]`.
+
+    Raises:
+        ModelFileError: the recipe has no data, and model.py no function `example_inputs(batch_size)`.
+    """
+    from py_authoring.data import collate, load_splits
+
+    if resolved.recipe.data.kind == "none":
+        file = resolved.directory / MODEL_FILE
+        function = getattr(load_module(resolved), "example_inputs", None)
+        if function is None:
+            raise ModelFileError(
+                f'`{file}` has no function `example_inputs(batch_size)`, which data.kind "none" needs',
+                hint="write it: it returns a dict from each argument of forward to a tensor",
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inputs = call(function, file, max(count, 1))
+        if not isinstance(inputs, dict) or not all(isinstance(value, Tensor) for value in inputs.values()):
+            raise ModelFileError(f"`example_inputs` in `{file}` must return a dict of tensors, by forward's arguments")
+        return {name: value[:count] for name, value in inputs.items()}
+    splits = load_splits(resolved)
+    dataset = next((split for split in (splits.validation, splits.test, splits.train) if len(split)), splits.train)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen = [order[position % len(order)] for position in range(max(count, 1))]
+    inputs, _ = collate(dataset)([dataset[index] for index in chosen])
+    return {name: value[:count] for name, value in inputs.items()}
+
+
+def load_module(resolved: ResolvedRecipe) -> ModuleType:
+    """Runs the model.py of a model and gives its module; a changed file is run anew.
+
+    Raises:
+        NotFoundError: there is no model.py.
+        ModelFileError: it does not run; names the line.
+    """
+    file = resolved.directory / MODEL_FILE
+    if not file.is_file():
+        raise NotFoundError(f"`{file}` is not there", hint="it holds the model's class; `py-authoring new` writes one")
+    name = f"py_authoring_model_{''.join(c if c.isalnum() else '_' for c in resolved.name)}"
+    path = str(file.resolve())
+    linecache.checkcache(path)  # TorchScript reads the source again; without this it would see the old text
+    spec = importlib.util.spec_from_loader(name, _PlainLoader(name, path), origin=path)
+    assert spec is not None
+    spec.has_location = True
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses, typing and TorchScript look a class's module up here
+    call(_PlainLoader(name, path).exec_module, file, module)
+    return module
+
+
+def call(function: Any, file: Path, *arguments: Any, **keywords: Any) -> Any:
+    """Calls something of a user's; what it raises becomes a sentence with the line of the user's file.
+
+    Raises:
+        ModelFileError: with the exception's type and text.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except ModelFileError:
+        raise
+    except Exception as error:
+        raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def where(error: BaseException, file: Path) -> str:
+    """`models/x/model.py:12`, the last line of the user's file that an exception passed through."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"{file}:{error.lineno}"
+    path = str(file.resolve())
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{file}:{frames[-1].lineno}" if frames else str(file)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text; torch's go on for pages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class _PlainLoader(importlib.machinery.SourceFileLoader):
+    """Compiles from the text, every time: no `.pyc` is read, so none can be stale, and none is written."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
