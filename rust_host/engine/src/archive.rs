@@ -1,0 +1,222 @@
+//! A file → the parts of a TorchScript archive, or a sentence that says what the file is instead.
+
+use crate::{Contract, Error, Result, contract, zip::Zip};
+use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
+
+/// A TorchScript archive in memory. Every member's checksum was compared when it was opened.
+#[derive(Clone)]
+pub struct Archive {
+    path: std::path::PathBuf,
+    bytes: Arc<[u8]>,
+    zip: Zip,
+    stem: String,
+}
+
+/// The newest archive format that this libtorch reads (`caffe2/serialize/versions.h`, kMaxSupportedFileFormatVersion).
+const NEWEST_FORMAT: u64 = 10;
+
+impl Archive {
+    /// Reads the whole file once; everything after this, libtorch included, sees these bytes and not the path.
+    ///
+    /// # Errors
+    /// `NotFound` or `Unavailable` if it cannot be read; `InvalidModel` if it is something else than a TorchScript
+    /// archive (said what, and how to make one of it), or damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = read_file(path)?;
+        Self::from_bytes(path, bytes.into())
+    }
+
+    /// The same for bytes that are in memory; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Archive::open`].
+    pub fn from_bytes(path: &Path, bytes: Arc<[u8]>) -> Result<Self> {
+        let shown = path.display();
+        let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
+        if !bytes.starts_with(b"PK\x03\x04") {
+            return Err(at(not_a_zip(&bytes)));
+        }
+        let zip = Zip::open(bytes.clone()).map_err(at)?;
+        let stem = find_stem(&zip).map_err(at)?;
+        let archive = Self { path: path.to_owned(), bytes, zip, stem };
+        for member in archive.zip.members() {
+            archive.zip.read(member).map_err(at)?;
+        }
+        archive.check_format().map_err(at)?;
+        Ok(archive)
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The whole file.
+    pub fn bytes(&self) -> &Arc<[u8]> {
+        &self.bytes
+    }
+
+    /// A member by its name below the top folder: `data.pkl`, `code/__torch__.py`; `None` if there is none.
+    ///
+    /// # Errors
+    /// `InvalidModel` if it is damaged.
+    pub fn member(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
+        let full = format!("{}/{name}", self.stem);
+        self.zip.find(&full).map(|m| self.zip.read(m)).transpose()
+    }
+
+    /// Names and sizes of all members below the top folder.
+    pub fn members(&self) -> impl Iterator<Item = (&str, u64)> {
+        let cut = self.stem.len() + 1;
+        self.zip.members().iter().map(move |m| (m.name.get(cut..).unwrap_or(&m.name), m.size))
+    }
+
+    /// Names and sizes of what was saved beside the model (`_extra_files` of `torch.jit.save`).
+    pub fn extra_files(&self) -> Vec<(String, u64)> {
+        self.members().filter_map(|(n, s)| Some((n.strip_prefix("extra/")?.to_owned(), s))).collect()
+    }
+
+    /// The contract, if the file carries one.
+    ///
+    /// # Errors
+    /// `InvalidContract` if it cannot be read or contradicts itself.
+    pub fn contract(&self) -> Result<Option<Contract>> {
+        let Some(json) = self.member("extra/contract.json")? else { return Ok(None) };
+        let contract = contract::read(&json)
+            .map_err(|e| Error { message: format!("`{}`: contract.json: {}", self.path.display(), e.message), ..e })?;
+        if self.member(&format!("extra/{}", contract.golden.file))?.is_none() && contract.golden.count > 0 {
+            return Err(Error::invalid_contract(format!(
+                "`{}`: contract.json names the golden examples `{}`, which are not in the archive",
+                self.path.display(),
+                contract.golden.file
+            )));
+        }
+        Ok(Some(contract))
+    }
+
+    /// Version of the archive format, where the file says one.
+    pub fn format(&self) -> Result<Option<u64>> {
+        let member = self.member("version")?.or(self.member(".data/version")?);
+        Ok(member.and_then(|m| std::str::from_utf8(&m).ok()?.trim().parse().ok()))
+    }
+
+    fn check_format(&self) -> Result<()> {
+        match self.format()? {
+            Some(version) if version > NEWEST_FORMAT => Err(Error::invalid_model(format!(
+                "the archive has format version {version}, written by a newer torch; this host reads up to {NEWEST_FORMAT}"
+            ))
+            .hint("export it with the torch that this host was built for: `rust-host doctor` names it")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file's bytes.
+///
+/// # Errors
+/// `NotFound`, `InvalidModel` for a folder or a file that is empty, `Unavailable` for what the system refuses.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+    let about = file.metadata().map_err(|e| Error::io(path, "read", e))?;
+    if about.is_dir() {
+        return Err(Error::invalid_model(format!("`{shown}` is a folder, expected a file"))
+            .hint(format!("`{shown}/model.pt`, if that is where the model lies")));
+    }
+    let size = usize::try_from(about.len()).unwrap_or(0);
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(size)
+        .map_err(|_| Error::unavailable(format!("`{shown}`: {size} bytes do not fit in memory")))?;
+    file.read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
+    if bytes.is_empty() {
+        return Err(Error::invalid_model(format!("`{shown}` is empty")));
+    }
+    Ok(bytes)
+}
+
+const SAVE: &str = "save it with `torch.jit.script(model.eval()).save(\"model.pt\")`";
+
+/// Says what a file is that does not begin as a zip.
+fn not_a_zip(bytes: &[u8]) -> Error {
+    let head = &bytes[..bytes.len().min(512)];
+    let text = std::str::from_utf8(head).unwrap_or_default().trim_start();
+    let is =
+        |what: &str, hint: &str| Error::invalid_model(format!("{what}, expected a TorchScript archive")).hint(hint);
+    let safetensors =
+        head.len() > 9 && head[8] == b'{' && u64::from_le_bytes(head[..8].try_into().unwrap_or([0; 8])) < 100 << 20;
+    match () {
+        () if safetensors => is(
+            "it is a safetensors file: weights without a model",
+            "load the weights into the model in Python (`safetensors.torch.load_file`), then `torch.jit.script(model).save(\"model.pt\")`",
+        ),
+        () if head.get(4..8) == Some(b"PTMF") => is("it is a mobile flatbuffer of PyTorch", SAVE),
+        () if head.starts_with(b"\x89HDF\r\n") => {
+            is("it is an HDF5 file, as Keras writes them", "export the model from PyTorch")
+        }
+        () if head.starts_with(b"GGUF") => is("it is a GGUF file", "export the model from PyTorch"),
+        () if looks_like_onnx(head) => {
+            is("it is an ONNX file", "`py-authoring export` writes TorchScript from the PyTorch model it was made of")
+        }
+        () if head.starts_with(b"\x80") => is(
+            "it is a pickle, as `torch.save` wrote them before torch 1.6",
+            "in Python: `model = torch.load(FILE, weights_only=False)` if you trust it, then `torch.jit.script(model).save(\"model.pt\")`",
+        ),
+        () if text.starts_with('<') => is("it is an HTML or XML page", "download the file itself"),
+        () if text.starts_with("version https://git-lfs") => {
+            is("it is a Git LFS pointer", "`git lfs pull` fetches the file")
+        }
+        () if head.starts_with(b"\x1f\x8b") => is("it is a gzip file", "unpack it first: `gunzip`"),
+        () => is("it is not a zip", SAVE),
+    }
+}
+
+/// An ONNX file is a protobuf whose first fields are ir_version (8) and producer_name (0x12).
+fn looks_like_onnx(head: &[u8]) -> bool {
+    head.len() > 4 && head[0] == 8 && head[1] < 32 && matches!(head[2], 0x12 | 0x1a | 0x3a | 0x42)
+}
+
+/// The one top folder that torch writes everything into.
+fn find_stem(zip: &Zip) -> Result<String> {
+    let names: Vec<&str> = zip.members().iter().map(|m| m.name.as_str()).collect();
+    let stem = names.first().and_then(|n| n.split_once('/')).map(|(top, _)| top.to_owned());
+    let has = |suffix: &str| names.iter().any(|n| n.split_once('/').is_some_and(|(_, rest)| rest == suffix));
+    let other = |what: &str, hint: &str| {
+        Err(Error::invalid_model(format!("{what}, expected a TorchScript archive")).hint(hint))
+    };
+    if names.iter().any(|n| *n == "data.pkl" || *n == "constants.pkl") {
+        return other(
+            "it is a TorchScript archive that was unpacked and zipped again without its top folder",
+            "zip the folder itself: `zip -r -0 model.pt model/`",
+        );
+    }
+    if names.contains(&"model.weights.h5") || names.contains(&"config.json") && names.contains(&"metadata.json") {
+        return other("it is a Keras file", "export the model from PyTorch");
+    }
+    if has("constants.pkl") && has("data.pkl") {
+        let stem = stem.unwrap_or_default();
+        return match names.iter().find(|n| n.split_once('/').is_none_or(|(top, _)| top != stem)) {
+            Some(odd) => {
+                Err(Error::invalid_model(format!("the archive is damaged: `{odd}` lies outside its folder `{stem}`")))
+            }
+            None => Ok(stem),
+        };
+    }
+    if names.iter().any(|n| {
+        n.ends_with("archive_format")
+            || n.contains("data/aotinductor/")
+            || n.ends_with("serialized_exported_program.json")
+    }) {
+        return other(
+            "it is a package of `torch.export` (.pt2)",
+            "export the model as TorchScript: `torch.jit.script(model.eval()).save(\"model.pt\")`",
+        );
+    }
+    if has("data.pkl") {
+        return other(
+            "it was written by `torch.save`: a state_dict (weights) or a pickled object without the model's code",
+            "in Python: `model.load_state_dict(torch.load(FILE))`, then `torch.jit.script(model.eval()).save(\"model.pt\")`",
+        );
+    }
+    other("it is a zip that holds something else", SAVE)
+}

@@ -1,0 +1,47 @@
+//! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
+
+use crate::{Archive, Device, DeviceRequest, Method, Result, Value};
+
+/// Runs one kind of file. One object a process; many threads may use it at once.
+pub trait Backend: Send + Sync {
+    /// The contract's `platform` that it runs: `pytorch_torchscript`.
+    fn platform(&self) -> &'static str;
+
+    /// Name and version of the library below: `libtorch 2.13.0`.
+    fn library(&self) -> String;
+
+    /// Settles a request: the device, or the reason why it cannot be had here.
+    ///
+    /// # Errors
+    /// `Unavailable` or `NotFound` with the exact reason; never for `auto`.
+    fn device(&self, request: DeviceRequest) -> Result<Device>;
+
+    /// Loads the archive's bytes on that device, in evaluation mode.
+    ///
+    /// # Errors
+    /// `InvalidModel` if the library cannot load it, `Unavailable` if the device has no room.
+    fn open(&self, archive: &Archive, device: Device) -> Result<Box<dyn Program>>;
+
+    /// Number of threads that one call may use inside its operators.
+    fn set_threads(&self, count: usize);
+
+    /// The number in force.
+    fn threads(&self) -> usize;
+}
+
+/// A loaded model. Calls may come from many threads at once.
+pub trait Program: Send + Sync {
+    /// Where it runs.
+    fn device(&self) -> Device;
+
+    /// Its methods with their signatures; `forward` first where there is one.
+    fn methods(&self) -> &[Method];
+
+    /// Calls the method of that index in [`Program::methods`]. `None` stands for an argument that was left out and has a
+    /// default; there are exactly as many entries as arguments. Results lie in host memory and are the caller's alone.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a value does not fit its argument's type, `Failed` if the model raises, `Unavailable` if memory
+    /// runs out.
+    fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value>;
+}

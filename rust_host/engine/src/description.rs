@@ -1,0 +1,165 @@
+//! What a file says about itself, read without libtorch: the answer of `info`.
+
+use crate::{
+    Archive, Contract, Method, Result, Script,
+    pickle::{Id, Node, Pickle},
+};
+use serde::Serialize;
+use std::collections::{BTreeMap, HashSet};
+
+/// Everything that is known of a file before it is loaded.
+#[derive(Debug)]
+pub struct Description {
+    /// The contract, where the file has one.
+    pub contract: Option<Contract>,
+    /// Size of the file in bytes.
+    pub file_size: u64,
+    /// Version of the archive format.
+    pub format: Option<u64>,
+    /// Name of the top module's class: `__torch__.Net`.
+    pub class: String,
+    /// Methods of the top module, `forward` first.
+    pub methods: Vec<Method>,
+    /// Weights, buffers and other tensors of the module.
+    pub tensors: Vec<TensorEntry>,
+    /// Operators that the code calls.
+    pub operators: Vec<String>,
+    /// Names and sizes of the extra files.
+    pub extra_files: Vec<(String, u64)>,
+}
+
+/// A tensor that is saved in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TensorEntry {
+    /// Where it is: `conv1.weight`.
+    pub name: String,
+    /// torch's name of the storage's type: `Float`, `Long`, `BFloat16`.
+    pub storage: String,
+    /// Its sizes.
+    pub shape: Vec<i64>,
+    /// Whether training would change it (a buffer otherwise).
+    pub parameter: bool,
+    /// Device it was saved on.
+    pub device: String,
+}
+
+impl TensorEntry {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().fold(1u64, |n, &s| n.saturating_mul(s.max(0) as u64))
+    }
+}
+
+impl Description {
+    /// Reads it from an archive.
+    ///
+    /// # Errors
+    /// `InvalidModel` if the module cannot be read, `InvalidContract`.
+    pub fn read(archive: &Archive) -> Result<Self> {
+        let script = Script::read(archive)?;
+        let shown = archive.path().display();
+        let data = archive
+            .member("data.pkl")?
+            .ok_or_else(|| crate::Error::invalid_model(format!("`{shown}`: the archive has no `data.pkl`")))?;
+        let pickle =
+            Pickle::read(&data).map_err(|e| crate::Error { message: format!("`{shown}`: {}", e.message), ..e })?;
+        let class = match pickle.node(pickle.root()) {
+            Node::Object(class, _) => pickle.text(*class).unwrap_or_default().to_owned(),
+            _ => return Err(crate::Error::invalid_model(format!("`{shown}`: the archive holds no module"))),
+        };
+        let mut methods = script.classes.get(&class).map(|c| c.methods.clone()).unwrap_or_default();
+        methods.sort_by_key(|m| m.name != "forward");
+        methods.retain(|m| m.name != "__setstate__" && m.name != "__getstate__");
+        let mut walk =
+            Walk { pickle: &pickle, script: &script, seen: HashSet::new(), found: BTreeMap::new(), order: Vec::new() };
+        walk.visit(pickle.root(), String::new(), false);
+        let Walk { mut found, order, .. } = walk;
+        Ok(Self {
+            contract: archive.contract()?,
+            file_size: archive.bytes().len() as u64,
+            format: archive.format()?,
+            class,
+            methods,
+            tensors: order.iter().filter_map(|name| found.remove(name)).collect(),
+            operators: script.operators.into_iter().collect(),
+            extra_files: archive.extra_files(),
+        })
+    }
+
+    /// The method that is called where none is named.
+    pub fn forward(&self) -> Option<&Method> {
+        self.methods.iter().find(|m| m.name == "forward")
+    }
+}
+
+struct Walk<'a> {
+    pickle: &'a Pickle,
+    script: &'a Script,
+    /// Shared modules and tensors count once.
+    seen: HashSet<Id>,
+    found: BTreeMap<String, TensorEntry>,
+    order: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, id: Id, name: String, parameter: bool) {
+        if !self.seen.insert(id) {
+            return;
+        }
+        let below = |key: &str| if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+        match self.pickle.node(id) {
+            Node::Object(class, Some(state)) => {
+                let class = self.pickle.text(*class).and_then(|c| self.script.classes.get(c));
+                if let Node::Dict(pairs) = self.pickle.node(*state) {
+                    for &(key, value) in pairs {
+                        let key = self.pickle.text(key).unwrap_or_default();
+                        let parameter = class.is_some_and(|c| c.parameters.contains(key));
+                        self.visit(value, below(key), parameter);
+                    }
+                } else {
+                    self.visit(*state, name, false);
+                }
+            }
+            Node::Call(function, arguments) => {
+                let function = self.pickle.text(*function).unwrap_or_default();
+                if function.contains("_rebuild_") && function.ends_with("tensor_v2") {
+                    if let Some(tensor) = self.tensor(*arguments, name.clone(), parameter) {
+                        self.order.push(name.clone());
+                        self.found.insert(name, tensor);
+                    }
+                } else {
+                    self.visit(*arguments, name, parameter);
+                }
+            }
+            Node::Tuple(items) | Node::List(items) => {
+                for (i, &item) in items.iter().enumerate() {
+                    self.visit(item, below(&i.to_string()), false);
+                }
+            }
+            Node::Dict(pairs) => {
+                for &(key, value) in pairs {
+                    let key = self.pickle.text(key).unwrap_or("?").to_owned();
+                    self.visit(value, below(&key), false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// `(storage, offset, sizes, strides, requires_grad, hooks)`, storage = `("storage", type, record, device, count)`.
+    fn tensor(&self, arguments: Id, name: String, parameter: bool) -> Option<TensorEntry> {
+        let parts = self.pickle.items(arguments)?;
+        let Node::Persistent(storage) = self.pickle.node(*parts.first()?) else { return None };
+        let storage = self.pickle.items(*storage)?;
+        let kind = self.pickle.text(*storage.get(1)?)?;
+        let shape = self.pickle.items(*parts.get(2)?)?;
+        let shape = shape.iter().map(|&n| if let Node::Int(n) = self.pickle.node(n) { *n } else { 0 }).collect();
+        Some(TensorEntry {
+            name,
+            storage: kind.trim_start_matches("torch.").trim_end_matches("Storage").to_owned(),
+            shape,
+            parameter,
+            device: self.pickle.text(*storage.get(3)?)?.to_owned(),
+        })
+    }
+}

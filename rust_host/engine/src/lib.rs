@@ -1,0 +1,54 @@
+//! The engine of rust-host: everything between a file and its answers that needs no libtorch.
+//!
+//! The flow, one module a step:
+//!
+//! 1. [`archive`] reads a file and checks that it is a whole TorchScript archive ([`zip`], [`pickle`], [`script`]);
+//! 2. [`contract`] says what the model takes and gives, [`description`] what can be known without one;
+//! 3. a [`Backend`] opens the archive's bytes on a [`Device`] and becomes a [`Program`];
+//! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
+//! 5. [`golden`] replays the file's own examples, [`measure()`] times it.
+//!
+//! [`npy`], [`json`] and [`picture`] turn files into values and back. Nothing here prints, and nothing knows a door.
+//!
+//! ```
+//! use rust_host_engine::{Datatype, Tensor};
+//! let picture = Tensor::from_elements(vec![1, 1, 2, 2], vec![0f32, 0.5, 0.5, 1.0])?;
+//! assert_eq!((picture.datatype(), picture.shape()), (Datatype::Fp32, &[1i64, 1, 2, 2][..]));
+//! # Ok::<(), rust_host_engine::Error>(())
+//! ```
+
+pub mod archive;
+pub mod backend;
+pub mod contract;
+mod datatype;
+pub mod description;
+mod device;
+pub mod error;
+pub mod golden;
+pub mod json;
+mod measure;
+pub mod model;
+pub mod npy;
+pub mod pickle;
+pub mod picture;
+pub mod script;
+mod tensor;
+pub mod value;
+pub mod zip;
+
+pub use archive::Archive;
+pub use backend::{Backend, Program};
+pub use contract::Contract;
+pub use datatype::Datatype;
+pub use description::Description;
+pub use device::{Device, DeviceRequest};
+pub use error::{Error, ErrorKind, Result};
+pub use measure::{Measurement, measure};
+pub use model::Model;
+pub use script::Script;
+pub use tensor::{Element, Memory, Tensor, byte_length};
+pub use value::{Argument, Method, Type, Value};
+
+/// Version and compiler of this build. Rust types cross between the binary and the backend that it opens at need, so both
+/// must come from one build; each compares this text.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("RUST_HOST_RUSTC"));

@@ -1,0 +1,312 @@
+//! File → backend → checked model. Binds named inputs to arguments, checks them against the contract, and names what
+//! comes out.
+
+use crate::{
+    Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Program, Result, Tensor, Type, Value,
+    contract::{Dim, Input, Returns},
+    error::ErrorKind,
+    value,
+};
+use std::collections::BTreeMap;
+
+/// A loaded model: what a door runs.
+pub struct Model {
+    archive: Archive,
+    contract: Option<Contract>,
+    program: Box<dyn Program>,
+    method: usize,
+}
+
+impl Model {
+    /// Opens a file on a device.
+    ///
+    /// # Errors
+    /// What [`Archive::open`], [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the contract names
+    /// other arguments than `forward` has.
+    pub fn open(path: &std::path::Path, backend: &dyn Backend, device: DeviceRequest) -> Result<Self> {
+        Self::from_archive(Archive::open(path)?, backend, device)
+    }
+
+    /// The same for an archive that was opened already.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_archive(archive: Archive, backend: &dyn Backend, device: DeviceRequest) -> Result<Self> {
+        let shown = archive.path().display().to_string();
+        let contract = archive.contract()?;
+        if let Some(c) = &contract
+            && c.platform != backend.platform()
+        {
+            return Err(Error::invalid_contract(format!(
+                "`{shown}`: contract.json: `platform` is `{}`, this file can only be `{}`",
+                c.platform,
+                backend.platform()
+            )));
+        }
+        let device = backend.device(device)?;
+        let program =
+            backend.open(&archive, device).map_err(|e| Error { message: format!("`{shown}`: {}", e.message), ..e })?;
+        let method = program.methods().iter().position(|m| m.name == "forward");
+        let method = match (method, program.methods().first()) {
+            (Some(i), _) => i,
+            (None, Some(_)) => 0,
+            (None, None) => {
+                return Err(Error::invalid_model(format!("`{shown}`: the model has no method that could be called"))
+                    .hint("give it a `forward`, or mark a method with `@torch.jit.export`"));
+            }
+        };
+        let model = Self { archive, contract, program, method };
+        model.check_contract_against_arguments(&shown)?;
+        Ok(model)
+    }
+
+    fn check_contract_against_arguments(&self, shown: &str) -> Result<()> {
+        let Some(contract) = &self.contract else { return Ok(()) };
+        let arguments = &self.method().arguments;
+        let named: Vec<&str> = contract.inputs.iter().map(|i| i.name.as_str()).collect();
+        let needed = |a: &&crate::Argument| a.default.is_none() || named.contains(&a.name.as_str());
+        let have: Vec<&str> = arguments.iter().filter(needed).map(|a| a.name.as_str()).collect();
+        if self.method().name != "forward" || named != have {
+            return Err(Error::invalid_contract(format!(
+                "`{shown}`: contract.json names the inputs {named:?}, the model's method is `{}`",
+                self.method()
+            )));
+        }
+        Ok(())
+    }
+
+    /// The file that it was loaded from.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
+    }
+
+    /// The contract, where the file has one.
+    pub fn contract(&self) -> Option<&Contract> {
+        self.contract.as_ref()
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> Device {
+        self.program.device()
+    }
+
+    /// The method that [`Model::call`] calls: `forward`, or the only one there is.
+    pub fn method(&self) -> &Method {
+        &self.program.methods()[self.method]
+    }
+
+    /// Puts named inputs in the order of the arguments; those with a default may be missing.
+    ///
+    /// # Errors
+    /// `InvalidInput` that names an unknown, doubled or missing input, beside those there are.
+    pub fn bind(&self, inputs: Vec<(String, Value)>) -> Result<Vec<Option<Value>>> {
+        let method = self.method();
+        let all = || method.arguments.iter().map(|a| format!("`{}`", a.name)).collect::<Vec<_>>().join(", ");
+        let mut bound = vec![None; method.arguments.len()];
+        for (name, value) in inputs {
+            let Some(at) = method.arguments.iter().position(|a| a.name == name) else {
+                return Err(Error::invalid_input(format!("unknown input `{name}`, the model takes {}", all())));
+            };
+            if bound[at].replace(value).is_some() {
+                return Err(Error::invalid_input(format!("input `{name}` was given twice")));
+            }
+        }
+        let missing: Vec<_> =
+            method.arguments.iter().zip(&bound).filter(|(a, v)| v.is_none() && a.default.is_none()).collect();
+        if !missing.is_empty() {
+            let names = missing.iter().map(|(a, _)| format!("`{}`", a.name)).collect::<Vec<_>>().join(", ");
+            return Err(Error::invalid_input(format!("missing input {names}, the model takes {}", all())));
+        }
+        Ok(bound)
+    }
+
+    /// Runs the model with one value for each argument (see [`Model::bind`]) and returns what it returned.
+    ///
+    /// # Errors
+    /// `InvalidInput` if a tensor does not fit the contract, and what [`Program::run`] says.
+    pub fn call(&self, arguments: &[Option<Value>]) -> Result<Value> {
+        if arguments.len() != self.method().arguments.len() {
+            return Err(Error::invalid_input(format!(
+                "{} inputs were given, the model takes {}: `{}`",
+                arguments.len(),
+                self.method().arguments.len(),
+                self.method()
+            )));
+        }
+        if let Some(contract) = &self.contract {
+            check_inputs(contract, self.method(), arguments)?;
+        }
+        self.program.run(self.method, arguments)
+    }
+
+    /// Runs the model with named inputs; names and order of the outputs are those of [`Model::outputs`].
+    ///
+    /// # Errors
+    /// As [`Model::bind`] and [`Model::call`].
+    pub fn run(&self, inputs: Vec<(String, Value)>) -> Result<Vec<(String, Value)>> {
+        self.outputs(self.call(&self.bind(inputs)?)?)
+    }
+
+    /// Takes a result apart into named leaves: by the contract's names, else as [`value::flatten`] numbers them.
+    ///
+    /// # Errors
+    /// `Mismatch` if the result is nested in another way than the contract says.
+    pub fn outputs(&self, result: Value) -> Result<Vec<(String, Value)>> {
+        let Some(contract) = &self.contract else { return value::flatten(result) };
+        let mut leaves = Vec::with_capacity(contract.outputs.len());
+        take_apart(&contract.returns, result, &mut leaves)?;
+        for (name, leaf) in &leaves {
+            let expected = contract.output(name).map(|o| o.datatype);
+            let got = if let Value::Tensor(t) = leaf { Some(t.datatype()) } else { None };
+            if got != expected {
+                return Err(Error::new(
+                    ErrorKind::Mismatch,
+                    format!(
+                        "output `{name}` is {leaf:?}, the contract says {}",
+                        expected.map_or("nothing", |d| d.as_str())
+                    ),
+                ));
+            }
+        }
+        Ok(leaves)
+    }
+}
+
+fn take_apart(returns: &Returns, result: Value, leaves: &mut Vec<(String, Value)>) -> Result<()> {
+    let differs = |got: &Value| {
+        Error::new(
+            ErrorKind::Mismatch,
+            format!("the model returned {}, which is nested in another way than the contract says", got.kind()),
+        )
+    };
+    match (returns, result) {
+        (
+            Returns::Name(name),
+            leaf @ (Value::Tensor(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Str(_)),
+        ) => {
+            leaves.push((name.clone(), leaf));
+        }
+        (Returns::List(trees), Value::Tuple(items) | Value::List(items)) if trees.len() == items.len() => {
+            for (tree, item) in trees.iter().zip(items) {
+                take_apart(tree, item, leaves)?;
+            }
+        }
+        (Returns::List(trees), Value::NamedTuple(fields)) if trees.len() == fields.len() => {
+            for (tree, (_, item)) in trees.iter().zip(fields) {
+                take_apart(tree, item, leaves)?;
+            }
+        }
+        (Returns::Dict(trees), result @ (Value::Dict(_) | Value::NamedTuple(_))) => {
+            let mut have: BTreeMap<String, Value> = match result {
+                Value::Dict(pairs) => pairs.into_iter().map(|(k, v)| (k.key(), v)).collect(),
+                Value::NamedTuple(fields) => fields.into_iter().collect(),
+                _ => BTreeMap::new(),
+            };
+            for (key, tree) in trees {
+                let item = have.remove(key).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Mismatch,
+                        format!("the model returned a dict without the key `{key}` of the contract"),
+                    )
+                })?;
+                take_apart(&Returns::from_json(tree)?, item, leaves)?;
+            }
+        }
+        (_, other) => return Err(differs(&other)),
+    }
+    Ok(())
+}
+
+/// Checks every given tensor against the contract: datatype, rank, fixed sizes, named sizes that must agree, bounds.
+fn check_inputs(contract: &Contract, method: &Method, arguments: &[Option<Value>]) -> Result<()> {
+    // Few names: a vector is faster than a map, and this is on the way of every call.
+    let mut sizes: Vec<(&str, i64, &str)> = Vec::new();
+    for (argument, value) in method.arguments.iter().zip(arguments) {
+        let Some(input) = contract.inputs.iter().find(|i| i.name == argument.name) else { continue };
+        match value {
+            Some(Value::Tensor(tensor)) => check_tensor(contract, input, tensor, &mut sizes)?,
+            Some(Value::None) | None if input.optional || argument.default.is_some() => {}
+            Some(other) => {
+                return Err(Error::invalid_input(format!(
+                    "input `{}` is {}, expected a tensor of {}",
+                    input.name,
+                    other.kind(),
+                    input.datatype
+                )));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_tensor<'c>(
+    contract: &'c Contract,
+    input: &'c Input,
+    tensor: &Tensor,
+    sizes: &mut Vec<(&'c str, i64, &'c str)>,
+) -> Result<()> {
+    let name = &input.name;
+    if tensor.datatype() != input.datatype {
+        return Err(Error::invalid_input(format!(
+            "input `{name}` is {} ({}), model `{}` expects {} ({})",
+            tensor.datatype(),
+            tensor.datatype().numpy_name(),
+            contract.name,
+            input.datatype,
+            input.datatype.numpy_name()
+        )));
+    }
+    let fits = tensor.shape().len() == input.shape.len()
+        && tensor.shape().iter().zip(&input.shape).all(|(&got, &want)| want < 0 || got == want);
+    if !fits {
+        return Err(Error::invalid_input(format!(
+            "input `{name}` has shape {:?}, model `{}` expects {}",
+            tensor.shape(),
+            contract.name,
+            shown_shape(input)
+        )));
+    }
+    for (&size, dim) in tensor.shape().iter().zip(&input.dims) {
+        let Dim::Named(dim) = dim else { continue };
+        if let Some((_, other, first)) = sizes.iter().find(|(d, ..)| d == dim) {
+            if *other != size {
+                return Err(Error::invalid_input(format!(
+                    "`{dim}` is {size} in input `{name}` and {other} in input `{first}`, they must be equal"
+                )));
+            }
+            continue;
+        }
+        sizes.push((dim, size, name));
+        let Some(bounds) = contract.dims.get(dim) else { continue };
+        if bounds.min.is_some_and(|min| size < min) || bounds.max.is_some_and(|max| size > max) {
+            let min = bounds.min.unwrap_or(0);
+            let range = bounds.max.map_or(format!("at least {min}"), |max| format!("{min} to {max}"));
+            return Err(Error::invalid_input(format!(
+                "`{dim}` is {size} in input `{name}`, model `{}` expects {range}",
+                contract.name
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `[batch, 1, 28, 28]`
+fn shown_shape(input: &Input) -> String {
+    let dims = input.dims.iter().map(|d| match d {
+        Dim::Fixed(n) => n.to_string(),
+        Dim::Named(name) => name.clone(),
+    });
+    format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+}
+
+/// The type that an argument is written as, with what the contract adds.
+pub fn expected_type(
+    method: &Method,
+    contract: Option<&Contract>,
+    name: &str,
+) -> Option<(Type, Option<crate::Datatype>)> {
+    let argument = method.arguments.iter().find(|a| a.name == name)?;
+    let datatype = contract.and_then(|c| c.inputs.iter().find(|i| i.name == name)).map(|i| i.datatype);
+    Some((argument.kind.clone(), datatype))
+}
