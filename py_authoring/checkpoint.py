@@ -1,6 +1,6 @@
 """Where runs and their checkpoints lie; writing them durably, finding them, reading them.
 
-In: `models/NAME/runs/`. Out: paths, and dicts of plain values and tensors. A checkpoint is read with `weights_only=True`,
+In: `models/NAME/runs/`. Out: paths, dicts of plain values and tensors. A checkpoint is read with `weights_only=True`,
 so a file from elsewhere cannot run code.
 """
 
@@ -115,7 +115,7 @@ def find_run(directory: Path, run: str | None = None) -> Path:
     if not runs:
         raise NotFoundError(
             f"model `{directory.resolve().name}` has no run in `{directory / RUNS}`",
-            hint=f"`py-authoring train {_as_argument(directory)}`",
+            hint=f"`py-authoring train {command_name(directory)}`",
         )
     return runs[-1]
 
@@ -152,7 +152,7 @@ def find_checkpoint(
     folder = find_run(directory, run)
     file = folder / CHECKPOINTS / f"{which}.pt"
     if not file.is_file():
-        name = _as_argument(directory)
+        name = command_name(directory)
         raise NotFoundError(
             f"run `{folder.name}` of model `{directory.resolve().name}` has no {which} checkpoint: "
             "no epoch ended with a finite loss",
@@ -187,5 +187,6 @@ def _parts(name: str) -> list[str]:
     return re.split(r"-", name)
 
 
-def _as_argument(directory: Path) -> str:
+def command_name(directory: Path) -> str:
+    """What to type for a model on the command line: its name, or its folder's path."""
     return directory.name if directory.parent == Path("models") else str(directory)

@@ -24,10 +24,8 @@ class ControlFlow(nn.Module):
         for _ in range(steps):
             x = torch.tanh(self.linear(x))
         if bool(x.sum() > 0):
-            x = x * 0.5
-        else:
-            x = x - 1.0
-        return x
+            return x * 0.5
+        return x - 1.0
 
 
 def example_inputs(batch_size: int) -> dict[str, Tensor]:

@@ -40,8 +40,8 @@ class BracketNet(nn.Module):
 def load_data(samples: int = 3000, longest: int = 20, seed: int = 0) -> tuple[dict[str, list[Tensor]], Tensor]:
     """Sequences of two kinds of brackets: are they balanced (1) or not (0)?
 
-    A sequence that is not balanced differs from a balanced one in a single bracket, half of the time only in its kind, so
-    that counting opening and closing ones is not enough.
+    A sequence that is not balanced differs from a balanced one in a single bracket, half of the time only in its kind,
+    so that counting opening and closing ones is not enough.
     """
     generator = torch.Generator().manual_seed(seed)
 

@@ -1,0 +1,230 @@
+"""A model and data → metrics: Ignite's evaluator Engine with its metrics, and the report of one evaluation.
+
+The same engine validates at the end of each epoch and answers `py-authoring evaluate`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.metrics import (
+    Accuracy,
+    ConfusionMatrix,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    Precision,
+    Recall,
+    RootMeanSquaredError,
+)
+from ignite.metrics.regression.r2_score import R2Score
+from torch import Tensor, nn
+
+from py_authoring import objective
+from py_authoring.data import Sample, Samples, batches
+from py_authoring.errors import DataError, TrainingError
+from py_authoring.model_file import MODEL_FILE, first_line, where
+from py_authoring.recipe import ResolvedRecipe
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """How one class fared: shares between 0 and 1, and how many samples it has."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model does on one split.
+
+    Attributes:
+        metrics: `loss` and the recipe's metrics; precision, recall and f1 are means over the classes.
+        samples: how many were seen.
+        per_class: for classification.
+        confusion: for classification; rows are the true classes, columns the predicted ones.
+    """
+
+    metrics: dict[str, float]
+    samples: int
+    per_class: list[ClassResult] | None = None
+    confusion: list[list[int]] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Samples,
+    resolved: ResolvedRecipe,
+    device: torch.device | str = "cpu",
+    labels: Sequence[str] | None = None,
+) -> Evaluation:
+    """Measures a model on a dataset, in evaluation mode and without gradients.
+
+    Args:
+        model: takes the dataset's inputs by name; it is left in the mode in which it was.
+        dataset: samples of `(inputs, target)`.
+        resolved: which loss and which metrics.
+        device: where the model is.
+        labels: what the classes are called; default: the recipe's `export.labels`, or their numbers.
+
+    Raises:
+        DataError: the dataset is empty.
+        TrainingError: the model or the loss raised on this data; names the line of model.py.
+    """
+    if len(dataset) == 0:
+        raise DataError(
+            "there is no sample to evaluate on", hint="data.validation and data.test in the recipe say how many"
+        )
+    classes = count_classes(model, dataset, resolved, device)
+    engine = build_evaluator(model, resolved, device, classes, detailed=True)
+    metrics = run_evaluator(engine, dataset, resolved)
+    if classes is None:
+        return Evaluation(metrics, len(dataset))
+    matrix = engine.state.metrics["_confusion"].to(torch.int64)
+    names = labels or resolved.recipe.export.labels or []
+    names = list(names) if len(names) == classes else [str(number) for number in range(classes)]
+    precision, recall = (engine.state.metrics[key].tolist() for key in ("_precision", "_recall"))
+    per_class = [
+        ClassResult(name, precision[i], recall[i], _f1(precision[i], recall[i]), int(matrix[i].sum()))
+        for i, name in enumerate(names)
+    ]
+    return Evaluation(metrics, len(dataset), per_class, matrix.tolist())
+
+
+def build_evaluator(
+    model: nn.Module,
+    resolved: ResolvedRecipe,
+    device: torch.device | str,
+    classes: int | None,
+    *,
+    detailed: bool = False,
+) -> Engine:
+    """An Ignite evaluator with the recipe's metrics attached.
+
+    Args:
+        model: what is measured.
+        resolved: the recipe.
+        device: where the model is.
+        classes: how many there are; None for regression.
+        detailed: also per class, and the confusion matrix, whatever the recipe lists.
+    """
+    section = resolved.recipe.loss
+
+    def evaluation_step(engine: Engine, batch: Sample) -> dict[str, Tensor]:
+        model.eval()
+        with torch.no_grad():
+            inputs, target = to_device(batch, device)
+            return {"output": objective.pick_output(model(**inputs), section), "target": target}
+
+    def for_metrics(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return objective.for_metrics(output["output"], output["target"], section)
+
+    evaluator = quiet(Engine(evaluation_step))
+    names = resolved.recipe.metric_names
+    attached: dict[str, Metric] = {
+        "loss": Loss(
+            lambda output, target: objective.loss(output, target, section),
+            output_transform=lambda output: (output["output"], output["target"]),
+        )
+    }
+    if classes is not None:
+        if "accuracy" in names:
+            attached["accuracy"] = Accuracy(for_metrics)
+        if detailed or {"precision", "recall", "f1"} & set(names):
+            attached["_precision"] = Precision(for_metrics, average=False)
+            attached["_recall"] = Recall(for_metrics, average=False)
+        if detailed or "confusion_matrix" in names:
+            attached["_confusion"] = ConfusionMatrix(classes, output_transform=for_metrics)
+    else:
+        regression: dict[str, Callable[..., Metric]] = {
+            "mae": MeanAbsoluteError,
+            "mse": MeanSquaredError,
+            "rmse": RootMeanSquaredError,
+            "r2": R2Score,
+        }
+        attached |= {name: regression[name](for_metrics) for name in names}
+    for name, metric in attached.items():
+        metric.attach(evaluator, name)
+    return evaluator
+
+
+def run_evaluator(evaluator: Engine, dataset: Samples, resolved: ResolvedRecipe) -> dict[str, float]:
+    """Runs an evaluator over a dataset; gives `loss` and the recipe's metrics as numbers.
+
+    Raises:
+        TrainingError: the model, the loss or a metric raised.
+    """
+    try:
+        state = evaluator.run(batches(dataset, resolved.recipe.training.batch_size))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise failed(error, resolved, "evaluating") from error
+    metrics = {"loss": float(state.metrics["loss"])}
+    for name in resolved.recipe.metric_names:
+        if name in state.metrics:
+            metrics[name] = float(state.metrics[name])
+        elif name in ("precision", "recall"):
+            metrics[name] = float(state.metrics[f"_{name}"].mean())
+        elif name == "f1":
+            pairs = zip(state.metrics["_precision"].tolist(), state.metrics["_recall"].tolist(), strict=True)
+            scores = [_f1(precision, recall) for precision, recall in pairs]
+            metrics[name] = math.fsum(scores) / len(scores)
+    return metrics
+
+
+def count_classes(
+    model: nn.Module, dataset: Samples, resolved: ResolvedRecipe, device: torch.device | str
+) -> int | None:
+    """How many classes the model tells apart, found by trying it on one sample; None for regression."""
+    if resolved.recipe.task == "regression":
+        return None
+    if resolved.recipe.loss.name == "bce_with_logits":
+        return 2
+    inputs, _ = to_device(next(iter(batches(dataset, 1))), device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = objective.pick_output(model(**inputs), resolved.recipe.loss)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise failed(error, resolved, "trying the model on one sample") from error
+    finally:
+        model.train(training)
+    return output.shape[-1]
+
+
+def to_device(batch: Sample, device: torch.device | str) -> Sample:
+    """A batch on the model's device."""
+    inputs, target = batch
+    return {name: value.to(device) for name, value in inputs.items()}, target.to(device)
+
+
+def failed(error: Exception, resolved: ResolvedRecipe, doing: str) -> TrainingError:
+    """What a user's model raised, as one sentence with the line of model.py where it passed through."""
+    file = resolved.directory / MODEL_FILE
+    text = f"{where(error, file)}: while {doing}: {type(error).__name__}: {first_line(error)}"
+    return TrainingError(text, hint="`--debug` shows the whole traceback")
+
+
+def quiet(engine: Engine) -> Engine:
+    """An engine that does not log what it also raises: the command line says it once."""
+    engine.logger.setLevel(logging.CRITICAL)
+    return engine
+
+
+def _f1(precision: float, recall: float) -> float:
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0

@@ -1,0 +1,154 @@
+"""Our own handlers for Ignite's Events: mean loss, progress, and stopping on a signal.
+
+Those that a resumed run needs have `state_dict` and `load_state_dict`, as Ignite's own.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType, TracebackType
+from typing import Any
+
+from ignite.engine import Engine
+from ignite.handlers.tqdm_logger import ProgressBar
+
+Say = Callable[[str], None]
+_SECONDS_BETWEEN_LINES = 30.0
+# the first of these that was measured stands in the epoch's line
+_SHOWN = ("val_accuracy", "val_f1", "val_mae", "val_rmse", "val_loss")
+
+
+class RunningLoss:
+    """The mean training loss of the epoch so far, weighted by the number of samples.
+
+    It is emptied when it is read at an epoch's end, not when one starts: an epoch that is resumed goes on counting.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        self.samples = 0
+
+    def __call__(self, engine: Engine) -> None:
+        """Adds the loss of the iteration that has just ended."""
+        batch: Any = engine.state.batch
+        loss: Any = engine.state.output
+        self.total += loss * len(batch[1])
+        self.samples += len(batch[1])
+
+    @property
+    def mean(self) -> float:
+        """NaN before the first iteration."""
+        return self.total / self.samples if self.samples else math.nan
+
+    def take(self) -> float:
+        """The mean, and a fresh start."""
+        mean, self.total, self.samples = self.mean, 0.0, 0
+        return mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"total": self.total, "samples": self.samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state_dict` was taken."""
+        self.total, self.samples = state["total"], state["samples"]
+
+
+class StopSignal:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after this iteration; the second ends the process at once.
+
+    Outside the main thread, where Python allows no signal handlers, it never hears anything.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self.received: signal.Signals | None = None
+        self.deferred = False
+        self._say = say
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if not self.deferred or self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        self._say(f"{self.received.name}: saving a checkpoint; once more ends at once")
+
+
+class Progress:
+    """A bar in a terminal; elsewhere one line an epoch, and one at least every 30 seconds.
+
+    Args:
+        say: writes a line for a person.
+        epochs: how many there will be.
+        loss: the mean loss so far.
+    """
+
+    def __init__(self, say: Say, epochs: int, loss: RunningLoss) -> None:
+        self.say = say
+        self.epochs = epochs
+        self.loss = loss
+        self.last_line = time.monotonic()
+        self.seconds: list[float] = []
+        self.bar: ProgressBar | None = None
+
+    def attach(self, trainer: Engine) -> None:
+        """Shows a bar if stderr is a terminal that can draw one."""
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self.bar = ProgressBar(ncols=0, bar_format="{desc}{n_fmt}/{total_fmt} |{bar:24}|{postfix} [{remaining}]")
+            self.bar.attach(trainer, output_transform=lambda loss: {"loss": loss})
+
+    def show_iteration(self, trainer: Engine) -> None:
+        """Says a line when there was none for a while and there is no bar."""
+        now = time.monotonic()
+        if self.bar is None and now - self.last_line > _SECONDS_BETWEEN_LINES:
+            state = trainer.state
+            length = state.epoch_length or 1
+            position = f"epoch {state.epoch}/{self.epochs}  iteration {(state.iteration - 1) % length + 1}/{length}"
+            self._line(f"{position}  loss {self.loss.mean:.4g}")
+
+    def show_epoch(self, row: Mapping[str, Any]) -> None:
+        """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`."""
+        self.seconds.append(row["seconds"])
+        left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
+        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3g}"]
+        shown = next((key for key in _SHOWN if row.get(key) is not None), None)
+        if shown is not None:
+            parts.append(f"{shown} {row[shown]:.3g}")
+        parts += [f"{row['seconds']:.1f} s", f"left {clock(left)}"]
+        self._line("  ".join(parts))
+
+    def _line(self, text: str) -> None:
+        self.last_line = time.monotonic()
+        if self.bar is not None:
+            self.bar.log_message(text)
+        else:
+            self.say(text)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `0:15` or `1:02:03`.
+
+    Example:
+        >>> clock(15.2), clock(3723)
+        ('0:15', '1:02:03')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

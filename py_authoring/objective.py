@@ -1,0 +1,84 @@
+"""A model's output and the target → the loss, and what the metrics look at.
+
+Shared by training and evaluation, so that both mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from py_authoring.errors import ModelFileError
+from py_authoring.recipe_sections import LossSection
+
+
+def pick_output(returned: Any, section: LossSection) -> Tensor:
+    """The output that the loss is about: the tensor itself, or the one at `loss.output` of several.
+
+    Raises:
+        ModelFileError: there is none at that place.
+    """
+    picked = returned
+    try:
+        if isinstance(returned, Mapping):
+            picked = (
+                returned[section.output] if isinstance(section.output, str) else list(returned.values())[section.output]
+            )
+        elif isinstance(returned, Sequence):
+            picked = returned[int(section.output)]
+    except (KeyError, IndexError, ValueError) as error:
+        raise ModelFileError(f"forward returns no output `{section.output}`", hint="loss.output names it") from error
+    if not isinstance(picked, Tensor):
+        raise ModelFileError(f"forward returns {type(picked).__name__} where a tensor is expected")
+    return picked
+
+
+def loss(output: Tensor, target: Tensor, section: LossSection) -> Tensor:
+    """The mean loss of a batch.
+
+    Args:
+        output: what `pick_output` gave.
+        target: int64 `[batch]` of class numbers, or numbers of output's shape (a last axis of 1 may be missing).
+        section: which loss.
+
+    Returns:
+        A tensor of shape `[]`.
+
+    Example:
+        >>> loss(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]), LossSection(name="mse"))
+        tensor(2.)
+    """
+    match section.name:
+        case "nll":
+            return F.nll_loss(output, target)
+        case "cross_entropy":
+            return F.cross_entropy(output, target, label_smoothing=section.label_smoothing)
+        case "bce_with_logits":
+            return F.binary_cross_entropy_with_logits(output, _like(target, output))
+        case "mse":
+            return F.mse_loss(output, _like(target, output))
+        case "l1":
+            return F.l1_loss(output, _like(target, output))
+        case "smooth_l1":
+            return F.smooth_l1_loss(output, _like(target, output))
+
+
+def for_metrics(output: Tensor, target: Tensor, section: LossSection) -> tuple[Tensor, Tensor]:
+    """What Ignite's metrics take: scores `[batch, classes]` and class numbers, or numbers and numbers of one shape."""
+    if section.name == "bce_with_logits":
+        flat = output.reshape(-1)
+        return torch.stack([-flat, flat], dim=1), target.reshape(-1).to(torch.int64)
+    if section.name in ("nll", "cross_entropy"):
+        return output, target
+    return output.reshape(-1), _like(target, output).reshape(-1)
+
+
+# [batch] against [batch, 1] would broadcast to [batch, batch]: a loss that falls and means nothing.
+def _like(target: Tensor, output: Tensor) -> Tensor:
+    if target.shape != output.shape and target.numel() == output.numel():
+        target = target.reshape(output.shape)
+    return target.to(output.dtype)

@@ -1,0 +1,218 @@
+"""What one training holds while it runs: model, optimizer, data, trainer, history; and what a checkpoint keeps of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from ignite.handlers import Checkpoint
+
+from py_authoring import checkpoint, objective, resuming
+from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
+from py_authoring.device import choose_device
+from py_authoring.errors import AuthoringError, ResumeError, TrainingError
+from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
+from py_authoring.handlers import RunningLoss, Say
+from py_authoring.model_file import build_model
+from py_authoring.optimization import build_optimizer, build_scheduler
+from py_authoring.recipe import ResolvedRecipe
+from py_authoring.run_folder import Row
+
+_LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse")
+
+
+@dataclass
+class Session:
+    """One training. `folder` is the run's; the rest follows from the recipe, or from a checkpoint."""
+
+    resolved: ResolvedRecipe
+    folder: Path
+    splits: Splits
+    device: torch.device
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    trainer: Engine
+    evaluator: Engine | None
+    batches: TrainingBatches
+    say: Say
+    data_sha256: str
+    running_loss: RunningLoss = field(default_factory=RunningLoss)
+    history: list[Row] = field(default_factory=list)
+
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs are complete."""
+        return self.trainer.state.iteration // len(self.batches)
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """How good an epoch was by `training.monitor`; higher is better."""
+        monitor = self.resolved.recipe.training.monitor
+        value = row["loss"] if self.evaluator is None else row.get(f"val_{monitor}")
+        if value is None or not math.isfinite(value):
+            return -math.inf
+        return -float(value) if monitor in _LOWER_IS_BETTER or self.evaluator is None else float(value)
+
+    def best_row(self) -> Row | None:
+        """The history's best epoch, the earlier of two equally good ones; None before the first."""
+        return max(self.history, key=self.score, default=None)
+
+    def objects_to_save(self) -> dict[str, Any]:
+        """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
+        described = {name: Saved(lambda name=name: self._describe()[name]) for name in self._describe()}  # type: ignore[misc]
+        return {"model": self.model, **described}
+
+    def objects_to_resume(self) -> dict[str, Any]:
+        """What a resumed training needs besides: name → object with `state_dict`."""
+        return {
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+            "running_loss": self.running_loss,
+            "history": Saved(lambda: list(self.history)),
+            "random": Saved(resuming.random_state),
+        }
+
+    def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
+        """Puts everything back to where a checkpoint was taken; the random generators last.
+
+        Args:
+            saved: what `checkpoint.load_checkpoint` gave.
+            handlers: name → handler with a state.
+
+        Raises:
+            ResumeError: the data is another, or model.py has other weights.
+        """
+        if saved["data_sha256"] != self.data_sha256:
+            raise ResumeError(
+                f"the data is not what the run began with: sha256 was {saved['data_sha256'][:12]}…, "
+                f"is now {self.data_sha256[:12]}…",
+                hint="without `--resume` a new run starts",
+            )
+        try:
+            self.model.load_state_dict(saved["model"])
+        except RuntimeError as error:
+            mismatch = str(error).splitlines()[-1].strip()
+            raise ResumeError(
+                f"the weights do not fit model.py, which has changed since the run began: {mismatch}",
+                hint="without `--resume` a new run starts",
+            ) from error
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.running_loss.load_state_dict(saved["running_loss"])
+        self.history[:] = saved["history"]
+        for name, handler in handlers.items():
+            handler.load_state_dict(saved[name])
+        self.trainer.load_state_dict(
+            {"iteration": saved["iteration"], "epoch_length": len(self.batches), "max_epochs": None}
+        )
+        resuming.set_random_state(saved["random"])
+
+    def check_finite(self) -> None:
+        """Raises `TrainingError` when a weight is NaN or infinite: no checkpoint may hold such."""
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise self.not_finite(f"weight `{name}`")
+
+    def not_finite(self, what: str) -> TrainingError:
+        """The error for a loss or weights that are NaN or infinite."""
+        iteration = (self.trainer.state.iteration - 1) % len(self.batches) + 1
+        return TrainingError(
+            f"{what} is not finite (NaN or infinite) in epoch {self.trainer.state.epoch}, iteration {iteration}",
+            hint="a smaller `--lr`, or training.clip_norm in the recipe, often helps",
+        )
+
+    def _describe(self) -> dict[str, Any]:
+        row = self.history[-1] if self.history else {}
+        return {
+            "format": checkpoint.FORMAT,
+            "recipe": self.resolved.to_dict(),
+            "sources": dict(self.resolved.sources),
+            "epoch": self.epochs_done,
+            "iteration": self.trainer.state.iteration,
+            "metrics": {key: value for key, value in row.items() if key not in ("epoch", "iteration", "seconds")},
+            "data_sha256": self.data_sha256,
+            "torch": str(torch.__version__),
+            "threads": torch.get_num_threads(),
+        }
+
+
+class Saved:
+    """A value that is asked for when a checkpoint is taken, in the form that Ignite's `Checkpoint` wants."""
+
+    def __init__(self, value: Callable[[], Any]) -> None:
+        self._value = value
+
+    def state_dict(self) -> Any:
+        """The value as it is now."""
+        return self._value()
+
+
+def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
+    """Loads the data, seeds, and builds model, optimizer, trainer and evaluator; writes nothing.
+
+    Raises:
+        NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
+    """
+    recipe = resolved.recipe
+    splits = load_splits(resolved)
+    device = choose_device(recipe.training.device)
+    if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    resuming.seed_everything(recipe.training.seed)
+    model = build_model(resolved).to(device)
+    optimizer = build_optimizer(model, recipe)
+    classes = count_classes(model, splits.train, resolved, device)
+    validates = len(splits.validation) > 0
+    trainer = _build_trainer(model, optimizer, resolved, device)
+    return Session(
+        resolved=resolved,
+        folder=folder,
+        splits=splits,
+        device=device,
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, recipe),
+        trainer=trainer,
+        evaluator=build_evaluator(model, resolved, device, classes) if validates else None,
+        batches=TrainingBatches(
+            splits.train, recipe.training.batch_size, recipe.training.seed, lambda: trainer.state.iteration
+        ),
+        say=say,
+        data_sha256=splits.sha256(),
+    )
+
+
+def _build_trainer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, resolved: ResolvedRecipe, device: torch.device
+) -> Engine:
+    section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
+
+    def train_step(engine: Engine, batch: Sample) -> float:
+        model.train()
+        optimizer.zero_grad()
+        try:
+            inputs, target = to_device(batch, device)
+            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section)
+            loss.backward()  # type: ignore[no-untyped-call]
+        except AuthoringError:
+            raise
+        except Exception as error:  # a user's model can raise anything
+            raise failed(error, resolved, "training") from error
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        return loss.item()
+
+    return quiet(Engine(train_step))
+
+
+def checkpoint_handler(session: Session, filename: str, objects: Mapping[str, Any], **options: Any) -> Checkpoint:
+    """An Ignite `Checkpoint` that keeps one file of that name, written durably."""
+    saver = checkpoint.FsyncSaver(session.folder / checkpoint.CHECKPOINTS)
+    return Checkpoint(dict(objects), saver, n_saved=1, filename_pattern=filename, **options)
