@@ -1,0 +1,29 @@
+//! Compiles the C++ shim against the libtorch that torch-sys found, and tells dependents where that is.
+use std::{env, path::PathBuf};
+
+fn main() {
+    let Some(lib) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        println!("cargo::error=torch-sys did not say where libtorch lies: is `torch-sys` still a direct dependency?");
+        return;
+    };
+    let include = lib.join("../include");
+    for file in ["csrc/shim.h", "csrc/value.h", "csrc/value.cpp", "csrc/module.cpp", "csrc/device.cpp"] {
+        println!("cargo::rerun-if-changed={file}");
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .flag("-Wall")
+        .flag("-Wextra")
+        .files(["csrc/value.cpp", "csrc/module.cpp", "csrc/device.cpp"])
+        .compile("rust_host_shim");
+    println!("cargo::rustc-link-lib=dylib=dl");
+    // Dependents read this as DEP_RUST_HOST_TORCH_LIBTORCH and turn it into their rpath.
+    println!("cargo::metadata=libtorch={}", lib.display());
+    // For this crate's own tests, and for librust_host_torch.so, which the binary opens: a bundle has libtorch beside
+    // it, a development build has it in the virtual environment.
+    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN,-rpath,{}", lib.display());
+}

@@ -1,0 +1,48 @@
+// What concerns the process and not one module: version, printing, forks, CUDA.
+#include "shim.h"
+#include <ATen/Parallel.h>
+#include <cstdio>
+#include <cstring>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <torch/csrc/jit/runtime/print_handler.h>
+#include <torch/version.h>
+
+static_assert(TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR == 13, "built for libtorch 2.13; change LIBTORCH_VERSION in rust_host/engine too");
+
+namespace {
+
+// libgomp's threads do not survive a fork; a parallel region in the child would wait for them for ever.
+void one_thread_in_the_child() {
+  try {
+    at::set_num_threads(1);
+  } catch (...) { // nothing can be reported from here, and one call less parallel is no fault
+  }
+}
+
+} // namespace
+
+extern "C" {
+
+int32_t rh_initialise(char **error) {
+  try {
+    // Results go to standard output; what a model prints must not mix with them.
+    torch::jit::setPrintHandler([](const std::string &text) { std::fwrite(text.data(), 1, text.size(), stderr); });
+    pthread_atfork(nullptr, nullptr, one_thread_in_the_child);
+    return RH_OK;
+  } catch (...) {
+    *error = strdup("libtorch could not be set up");
+    return RH_UNAVAILABLE;
+  }
+}
+
+const char *rh_version() { return TORCH_VERSION; }
+
+int32_t rh_load_cuda(char **error) {
+  if (dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_GLOBAL))
+    return RH_OK;
+  const char *why = dlerror();
+  *error = strdup(why ? why : "unknown reason");
+  return RH_UNAVAILABLE;
+}
+}

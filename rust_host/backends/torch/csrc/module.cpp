@@ -1,0 +1,195 @@
+// A loaded TorchScript module: load, signatures, run.
+#include "value.h"
+#include <caffe2/serialize/read_adapter_interface.h>
+#include <cstring>
+#include <torch/csrc/jit/ir/alias_analysis.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/runtime/jit_exception.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/torch.h>
+
+using torch::jit::Module;
+
+namespace {
+
+// libtorch reads the bytes that were scanned, not the path again.
+struct Bytes : caffe2::serialize::ReadAdapterInterface {
+  Bytes(const char *data, size_t length) : data(data), length(length) {}
+  size_t size() const override { return length; }
+  size_t read(uint64_t pos, void *buf, size_t n, const char *) const override {
+    if (pos >= length)
+      return 0;
+    n = std::min<size_t>(n, length - pos);
+    std::memcpy(buf, data + pos, n);
+    return n;
+  }
+
+private:
+  const char *data;
+  size_t length;
+};
+
+struct Method {
+  torch::jit::Method method;
+  std::vector<bool> writes; // whether the graph may write to this argument
+  bool needs_gradients;
+  bool hooked; // forward of a module with hooks, which Method would skip
+};
+
+bool is_hidden(const std::string &name) { return name == "__setstate__" || name == "__getstate__"; }
+
+template <class Visit> void for_each_node(torch::jit::Block *block, Visit &&visit) {
+  for (auto *node : block->nodes()) {
+    visit(node);
+    for (auto *inner : node->blocks())
+      for_each_node(inner, visit);
+  }
+}
+
+Method describe(const Module &module, const torch::jit::Method &method) {
+  Method m{method, {}, false, method.name() == "forward" && !(module.type()->getForwardHooks().empty() && module.type()->getForwardPreHooks().empty())};
+  auto graph = torch::jit::toGraphFunction(method.function()).graph()->copy();
+  torch::jit::Inline(*graph);
+  for_each_node(graph->block(), [&](torch::jit::Node *node) {
+    const std::string kind = node->kind().toQualString();
+    m.needs_gradients |= kind == "aten::grad" || kind == "aten::backward" || kind == "aten::requires_grad_";
+  });
+  torch::jit::AliasDb aliases(graph);
+  const auto inputs = graph->inputs();
+  for (size_t i = 1; i < inputs.size(); ++i) // 0 is self
+    m.writes.push_back(m.hooked || aliases.hasWriters(inputs[i]));
+  return m;
+}
+
+char *copy_text(const std::string &text) {
+  auto *out = static_cast<char *>(std::malloc(text.size() + 1));
+  if (out)
+    std::memcpy(out, text.c_str(), text.size() + 1);
+  return out;
+}
+
+// Runs `body` and turns whatever it throws into a status and a text.
+template <class Body> int32_t guarded(char **error, int32_t otherwise, Body &&body) noexcept {
+  std::string text;
+  int32_t status = otherwise;
+  try {
+    body();
+    return RH_OK;
+  } catch (const rust_host::InvalidInput &e) {
+    status = RH_INVALID_INPUT;
+    text = e.what();
+  } catch (const c10::OutOfMemoryError &e) {
+    status = RH_NO_MEMORY;
+    text = e.what_without_backtrace();
+  } catch (const c10::Error &e) {
+    text = e.what_without_backtrace();
+  } catch (const std::bad_alloc &) {
+    status = RH_NO_MEMORY;
+    text = "not enough memory";
+  } catch (const std::exception &e) {
+    text = e.what();
+  } catch (...) {
+    text = "an exception that is none of C++'s own";
+  }
+  if (error)
+    *error = copy_text(text);
+  return status;
+}
+
+} // namespace
+
+struct rh_module {
+  Module module;
+  std::vector<Method> methods;
+  at::Device device = at::kCPU;
+};
+
+struct rh_result {
+  rust_host::Result result;
+};
+
+extern "C" {
+
+int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **out, char **error) {
+  return guarded(error, RH_INVALID_MODEL, [&] {
+    auto loaded = std::make_unique<rh_module>();
+    if (cuda_index >= 0)
+      loaded->device = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(cuda_index));
+    // To the processor first: a file that was saved on a GPU would ask for a driver otherwise.
+    loaded->module = torch::jit::load(std::make_shared<Bytes>(data, size), at::Device(at::kCPU));
+    loaded->module.eval();
+    if (!loaded->device.is_cpu())
+      loaded->module.to(loaded->device);
+    for (const auto &method : loaded->module.get_methods())
+      if (!is_hidden(method.name()))
+        loaded->methods.push_back(describe(loaded->module, method));
+    std::stable_partition(loaded->methods.begin(), loaded->methods.end(), [](const Method &m) { return m.method.name() == "forward"; });
+    *out = loaded.release();
+  });
+}
+
+void rh_drop_module(rh_module *module) { delete module; }
+
+int32_t rh_methods(const rh_module *module, char **text, char **error) {
+  return guarded(error, RH_INVALID_MODEL, [&] {
+    std::ostringstream out;
+    for (const auto &m : module->methods) {
+      const auto &schema = m.method.function().getSchema();
+      out << m.method.name() << "(";
+      for (size_t i = 1; i < schema.arguments().size(); ++i) {
+        const auto &argument = schema.arguments()[i];
+        out << (i > 1 ? ", " : "") << argument.name() << ": " << argument.type()->annotation_str();
+        if (argument.default_value())
+          out << "=" << *argument.default_value();
+      }
+      out << ") -> " << (schema.returns().empty() ? "None" : schema.returns()[0].type()->annotation_str()) << "\n";
+    }
+    *text = copy_text(out.str());
+  });
+}
+
+int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_t count, rh_result **out, char **error) {
+  return guarded(error, RH_FAILED, [&] {
+    size_t next = 0;
+    struct ReleaseRest {
+      const rh_value *arguments;
+      size_t count, &next;
+      ~ReleaseRest() {
+        for (size_t i = next; i < count; ++i)
+          rust_host::release(arguments[i]);
+      }
+    } rest{arguments, count, next};
+    Method &m = module->methods.at(index);
+    // Gradients stay off but for a model that takes some itself (an interatomic potential).
+    std::optional<c10::InferenceMode> inference;
+    std::optional<at::AutoGradMode> gradients;
+    if (m.needs_gradients)
+      gradients.emplace(true);
+    else
+      inference.emplace();
+
+    const auto &schema = m.method.function().getSchema();
+    torch::jit::Stack stack;
+    stack.reserve(count + 1);
+    for (size_t i = 0; i < count; ++i) {
+      const auto &argument = schema.arguments().at(i + 1);
+      next = i + 1;
+      stack.push_back(arguments[i].tag == RH_DEFAULT
+                          ? argument.default_value().value()
+                          : rust_host::to_ivalue(arguments[i], argument.type(), argument.name(), module->device, m.writes.at(i)));
+    }
+    // The inputs stay referenced until the results were looked at: that is how a result that is an input is recognised.
+    const torch::jit::Stack inputs = stack;
+    c10::IValue value = m.hooked ? module->module(std::move(stack)) : m.method(std::move(stack));
+    auto result = std::make_unique<rh_result>();
+    result->result.fill(result->result.root, std::move(value));
+    *out = result.release();
+  });
+}
+
+const rh_value *rh_result_value(const rh_result *result) { return &result->result.root; }
+
+void rh_drop_result(rh_result *result) { delete result; }
+
+void rh_free_text(char *text) { std::free(text); }
+}

@@ -1,0 +1,74 @@
+// The C boundary between Rust and libtorch, for what tch does not reach: loading from scanned bytes, arguments of every
+// TorchScript type, inference mode, hooks, aliasing. Every function catches everything and returns a text instead.
+// src/ffi.rs has the same declarations; keep the two in one order.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+extern "C" {
+
+enum rh_tag : int32_t {
+  RH_NONE = 0,
+  RH_TENSOR = 1,
+  RH_INT = 2,
+  RH_FLOAT = 3,
+  RH_BOOL = 4,
+  RH_STR = 5,
+  RH_LIST = 6,
+  RH_TUPLE = 7,
+  RH_DICT = 8,         // items are key, value, key, value, …
+  RH_NAMED_TUPLE = 9,  // items are name (a string), value, …
+  RH_DEFAULT = 10,     // an argument that was left out
+};
+
+enum rh_status : int32_t {
+  RH_OK = 0,
+  RH_INVALID_INPUT = 1,  // a value does not fit its argument
+  RH_FAILED = 2,         // the model raised, or an operator did
+  RH_NO_MEMORY = 3,
+  RH_INVALID_MODEL = 4,  // the file cannot be loaded
+  RH_UNAVAILABLE = 5,
+};
+
+struct rh_tensor {
+  void *data;             // first element
+  const int64_t *sizes;   // valid while the owner lives
+  const int64_t *strides; // in elements
+  int64_t dim;
+  int32_t dtype;          // c10::ScalarType
+  int32_t writable;       // result: nobody else refers to this memory
+  int64_t span;           // result: bytes from `data` to the end of the last element
+  void *handle;           // result: an at::Tensor on the heap, taken over by the receiver (tch::Tensor::from_ptr)
+  void *owner;            // argument: released exactly once, when the last tensor over this memory is gone
+  void (*release)(void *owner);
+};
+
+struct rh_value {
+  int32_t tag;
+  int64_t integer;  // int, bool
+  double number;
+  const char *text;
+  size_t count;  // bytes of text, number of items
+  const rh_value *items;
+  rh_tensor *tensor;
+};
+
+struct rh_module;
+struct rh_result;
+
+// All of these return a status; if it is not RH_OK, *error is a text to be freed with rh_free_text.
+int32_t rh_load(const char *data, size_t size, int32_t cuda_index /* -1: cpu */, rh_module **out, char **error);
+void rh_drop_module(rh_module *);
+// One signature a line, `forward(x: Tensor, k: int=2) -> Tensor`; freed with rh_free_text.
+int32_t rh_methods(const rh_module *, char **text, char **error);
+int32_t rh_run(rh_module *, size_t method, const rh_value *arguments, size_t count, rh_result **out, char **error);
+const rh_value *rh_result_value(const rh_result *);
+void rh_drop_result(rh_result *);
+void rh_free_text(char *);
+
+// Once a process: print() of models to standard error, one thread in the child after a fork.
+int32_t rh_initialise(char **error);
+const char *rh_version();
+// Brings libtorch_cuda in, which the linker leaves out; an error text says why it cannot be loaded.
+int32_t rh_load_cuda(char **error);
+}

@@ -1,0 +1,126 @@
+//! TorchScript through tch and libtorch, on the processor and on CUDA.
+//!
+//! tch gives tensors' ownership, devices and threads; the shim in `csrc/` gives what tch does not reach. Built as `rlib` for
+//! the wheel, and as `cdylib` for the binary, which opens it when a model needs it: libtorch's start-up costs 50 to 190 ms,
+//! and without it `--help`, `info` and `doctor` answer at once, also where libtorch is missing.
+#![expect(
+    unsafe_code,
+    reason = "the wall towards libtorch: ffi.rs, shim.rs and convert.rs, each block with its SAFETY line"
+)]
+
+mod convert;
+mod device;
+mod ffi;
+mod shim;
+
+use rust_host_engine::{Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Program, Result, Value};
+use std::sync::{Arc, OnceLock};
+
+/// The backend of this process. The first call sets libtorch up.
+///
+/// # Errors
+/// `Unavailable` if libtorch cannot be set up.
+///
+/// ```
+/// use rust_host_engine::DeviceRequest;
+/// let backend = rust_host_torch::backend()?;
+/// assert_eq!(backend.device(DeviceRequest::Only(rust_host_engine::Device::Cpu))?.to_string(), "cpu");
+/// # Ok::<(), rust_host_engine::Error>(())
+/// ```
+pub fn backend() -> Result<Arc<dyn Backend>> {
+    static READY: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    READY.get_or_init(|| shim::initialise().map_err(|e| e.message)).clone().map_err(Error::unavailable)?;
+    Ok(Arc::new(Torch))
+}
+
+/// What `librust_host_torch.so` was built from; its opener compares before it calls anything else.
+// SAFETY: the name is used nowhere else.
+#[unsafe(no_mangle)]
+pub fn rust_host_torch_build() -> &'static str {
+    BUILD
+}
+
+/// [`backend`], under a name that can be looked up.
+// SAFETY: the name is used nowhere else.
+#[unsafe(no_mangle)]
+pub fn rust_host_torch_backend() -> Result<Arc<dyn Backend>> {
+    backend()
+}
+
+struct Torch;
+
+impl Backend for Torch {
+    fn platform(&self) -> &'static str {
+        "pytorch_torchscript"
+    }
+
+    fn library(&self) -> String {
+        format!("libtorch {}", shim::version())
+    }
+
+    fn device(&self, request: DeviceRequest) -> Result<Device> {
+        device::settle(request)
+    }
+
+    fn open(&self, archive: &Archive, device: Device) -> Result<Box<dyn Program>> {
+        let bytes = archive.bytes().clone();
+        let (module, methods) = on_a_large_stack(move || {
+            let module = shim::Module::load(&bytes, device)?;
+            let methods = module.methods()?;
+            Ok((module, methods))
+        })?;
+        Ok(Box::new(TorchProgram { module: Some(module), methods, device }))
+    }
+
+    fn set_threads(&self, count: usize) {
+        tch::set_num_threads(i32::try_from(count.max(1)).unwrap_or(i32::MAX));
+    }
+
+    fn threads(&self) -> usize {
+        usize::try_from(tch::get_num_threads()).unwrap_or(1)
+    }
+}
+
+struct TorchProgram {
+    /// `None` only while it is dropped.
+    module: Option<shim::Module>,
+    methods: Vec<Method>,
+    device: Device,
+}
+
+impl Program for TorchProgram {
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
+        let module = self.module.as_ref().ok_or_else(|| Error::internal("the model is being dropped"))?;
+        module.run(method, arguments)
+    }
+}
+
+impl Drop for TorchProgram {
+    fn drop(&mut self) {
+        let module = self.module.take();
+        // Dropping a deeply nested module recurses, as loading does.
+        let _dropped = on_a_large_stack(move || {
+            drop(module);
+            Ok(())
+        });
+    }
+}
+
+/// libtorch's parser recurses over a file's code: on a thread of 2 MiB four thousand statements in a row overflow its stack,
+/// which ends the process. This much held everything that was tried; it is address space, not memory.
+const STACK: usize = 256 << 20;
+
+fn on_a_large_stack<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let thread = std::thread::Builder::new().name("rust-host-load".into()).stack_size(STACK).spawn(work);
+    let thread =
+        thread.map_err(|e| Error::unavailable(format!("a thread with a stack of 256 MiB cannot be started: {e}")))?;
+    thread.join().map_err(|_| Error::internal("loading panicked"))?
+}
