@@ -18,7 +18,7 @@ import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
 
 from py_authoring import atomic
-from py_authoring.errors import CheckpointError, NotFoundError, UsageError
+from py_authoring.errors import CheckpointError, NotFoundError
 from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
 
 RUNS = "runs"
@@ -174,13 +174,6 @@ def new_run_name(directory: Path, now: datetime.datetime | None = None) -> str:
 def clear_stale(directory: Path) -> list[Path]:
     """Removes what killed trainings left below the runs of a model."""
     return atomic.clear_stale(directory / RUNS, recursive=True)
-
-
-def parse_checkpoint_name(text: str) -> str:
-    """Refuses an empty name; a name is a file, a run's folder, `best` or `last`."""
-    if not text.strip():
-        raise UsageError("an empty checkpoint name", hint="give a file, a run's folder, best or last")
-    return text
 
 
 def _parts(name: str) -> list[str]:

@@ -117,10 +117,38 @@ def load_recipe(
     directory = find_model(model)
     file = directory / RECIPE_FILE
     text, document = _read(file)
-    lines = recipe_toml.find_lines(text)
+    return _resolve(document, recipe_toml.find_lines(text), file, overrides, flags or {}, remembered or {})
+
+
+def override_recipe(
+    stored: ResolvedRecipe, *, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> ResolvedRecipe:
+    """A recipe that a run stored, with other values given on the command line.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    file = stored.directory / RECIPE_FILE
+    changed = _resolve(stored.to_dict(), {}, file, overrides, flags or {}, {})
+    sources = {
+        key: source if source.startswith("--") else stored.sources.get(key, "default")
+        for key, source in changed.sources.items()
+    }
+    return ResolvedRecipe(changed.recipe, sources, stored.directory, stored.name)
+
+
+def _resolve(
+    document: dict[str, Any],
+    lines: Mapping[tuple[str, ...], int],
+    file: Path,
+    overrides: Sequence[str],
+    flags: Mapping[str, Any],
+    remembered: Mapping[str, tuple[Any, str]],
+) -> ResolvedRecipe:
+    directory = file.parent
     origin: dict[tuple[str, ...], str] = {}
     problems: list[str] = []
-    for key, (value, source) in (remembered or {}).items():
+    for key, (value, source) in _tags_first(remembered):
         _assign(document, tuple(key.split(".")), value, source, origin, problems)
     for override in overrides:
         key, equals, typed = override.partition("=")
@@ -129,7 +157,7 @@ def load_recipe(
             continue
         value = recipe_toml.parse_value(typed.strip())
         _assign(document, tuple(key.strip().split(".")), value, "--set", origin, problems)
-    for flag, value in (flags or {}).items():
+    for flag, value in flags.items():
         if value is not None:
             _assign(document, tuple(FLAGS[flag].split(".")), value, flag, origin, problems)
     for section, (tag, default) in TAGS.items():
@@ -282,6 +310,12 @@ def _with_absolute_path(recipe: Recipe, directory: Path, origin: Mapping[tuple[s
     base = Path.cwd() if ("data", "path") in origin or ("data",) in origin else directory
     data = recipe.data.model_copy(update={"path": str((base / Path(path).expanduser()).resolve())})
     return recipe.model_copy(update={"data": data})
+
+
+# A section's kind goes before its other keys: choosing another kind clears the section.
+def _tags_first(values: Mapping[str, tuple[Any, str]]) -> list[tuple[str, tuple[Any, str]]]:
+    tags = {f"{section}.{tag}" for section, (tag, _) in TAGS.items()}
+    return sorted(values.items(), key=lambda item: item[0] not in tags)
 
 
 def _is_given(document: Mapping[str, Any], key: str) -> bool:

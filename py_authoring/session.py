@@ -1,4 +1,4 @@
-"""What one training holds while it runs: model, optimizer, data, trainer, history; and what a checkpoint keeps of it."""
+"""What a training holds while it runs: model, optimizer, data, trainer, history; and what a checkpoint keeps."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""`py-authoring train`."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import click
+
+from py_authoring.cli.output import (
+    common_options,
+    json_option,
+    model_argument,
+    print_json,
+    say,
+    say_next,
+    set_option,
+)
+
+EXAMPLES = """\b
+Examples:
+  py-authoring train mnist
+  py-authoring train mnist --epochs 10 --set optimizer.name=sgd --lr 0.05
+  py-authoring train mnist --resume"""
+
+
+@click.command("train", epilog=EXAMPLES)
+@model_argument
+@click.option("--epochs", type=int, help="Passes over the training data.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--seed", type=int, help="Seed of weights, dropout and order of the data.")
+@click.option("--device", metavar="auto|cpu|cuda[:N]", help="Where to train; cuda never falls back to the CPU.")
+@click.option("--resume", is_flag=True, help="Go on with the latest run; ends as if it had never stopped.")
+@set_option
+@json_option
+@common_options
+def command(
+    model: str,
+    epochs: int | None,
+    lr: float | None,
+    seed: int | None,
+    device: str | None,
+    resume: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train a model by its recipe.
+
+    Writes models/NAME/runs/<run>/ with checkpoints, history, metrics, environment, and the recipe with all its values.
+    Ctrl-C and SIGTERM save a checkpoint. Values given here go before the recipe's; a resumed run remembers its own.
+    """
+    from py_authoring.recipe import find_model, load_recipe
+
+    directory = find_model(model)
+    if not resume:  # a mistake is said before torch is loaded; a resumed run has values of its own to add
+        flags = {"--epochs": epochs, "--lr": lr, "--seed": seed, "--device": device}
+        load_recipe(model, overrides=overrides, flags=flags)
+    signal.signal(signal.SIGTERM, _interrupt)  # while torch loads; then training has its own way to stop
+
+    from py_authoring.checkpoint import command_name
+    from py_authoring.training import train
+
+    run = train(model, epochs=epochs, lr=lr, seed=seed, device=device, resume=resume, overrides=overrides, say=say)
+    if as_json:
+        print_json(run.to_dict())
+    else:
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+        say(f"best of {run.epochs}: epoch {run.best_epoch}  {metrics}" if metrics else f"{run.epochs} done")
+        say(f"saved {run.path}  in {run.seconds:.1f} s")
+    say_next(f"py-authoring evaluate {command_name(directory)}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

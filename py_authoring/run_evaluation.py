@@ -1,0 +1,79 @@
+"""A run's checkpoint and the data → its evaluation, also written into the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from py_authoring import checkpoint as checkpoints
+from py_authoring import resuming
+from py_authoring.data import load_splits
+from py_authoring.device import choose_device
+from py_authoring.errors import CheckpointError
+from py_authoring.evaluation import Evaluation, evaluate
+from py_authoring.model_file import build_model
+from py_authoring.recipe import find_model, override_recipe
+from py_authoring.run_folder import write_metrics
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """Which checkpoint did what on which data; `picture` is the confusion matrix, if one was drawn."""
+
+    model: str
+    checkpoint: Path
+    split: str
+    data: str
+    evaluation: Evaluation
+    picture: Path | None
+
+
+def evaluate_run(
+    model: str | Path,
+    *,
+    checkpoint: str | Path = "best",
+    split: str | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+) -> RunEvaluation:
+    """Measures a checkpoint of a model, built with the recipe that is stored in it.
+
+    Args:
+        model: a name in ./models, or a path to a model's folder.
+        checkpoint: `best` or `last` of the latest run, a run's folder, or a file.
+        split: train, validation or test; default: test, or validation if the data has no test split.
+        device: auto, cpu, cuda or cuda:N; default: the recipe's.
+        overrides: `key=value` texts, for other data: they go before the stored recipe.
+
+    Raises:
+        NotFoundError: no such model, run, checkpoint or data.
+        CheckpointError: it is damaged, or does not fit model.py.
+    """
+    directory = find_model(model)
+    file = checkpoints.find_checkpoint(directory, path=checkpoint)
+    saved = checkpoints.load_checkpoint(file)
+    flags = {"--device": device}
+    resolved = override_recipe(checkpoints.recipe_of(saved, directory), overrides=overrides, flags=flags)
+    splits = load_splits(resolved)
+    chosen = split or ("test" if len(splits.test) else "validation" if len(splits.validation) else "train")
+    where = choose_device(resolved.recipe.training.device)
+    resuming.seed_everything(resolved.recipe.training.seed)
+    built = build_model(resolved)
+    try:
+        built.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",
+            hint="model.py has changed since; train again",
+        ) from error
+    evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels)
+    folder = file.parent.parent
+    picture = None
+    if folder.parent.name == checkpoints.RUNS:
+        write_metrics(folder, chosen, evaluation, {"checkpoint": file.name})
+        picture = folder / "confusion_matrix.png" if evaluation.confusion is not None else None
+    return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture)
