@@ -1,0 +1,77 @@
+# `make` does what CI does. Every target installs what it needs by itself, into .venv and target/ and nowhere else.
+.DEFAULT_GOAL := help
+.PHONY: help setup build wheel demo test test-python test-rust bench lint dist clean
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := $(CURDIR)/.venv
+# torch-sys takes libtorch from the venv's torch, and looks again when this value changes; one value for all builds also
+# means that its C++ (two minutes) is compiled once for binary, wheel and tests.
+export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(VENV)
+export LIBTORCH_USE_PYTORCH := $(VENV)
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+unexport PYTHONPATH
+unexport PYTHONHOME
+
+# $(call step,what) prints a line; the commands' own output follows.
+step = @printf '\033[1m==> %s\033[0m\n' "$(1)"
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+$(VENV)/.installed: pyproject.toml uv.lock
+	$(call step,installing the locked Python packages into .venv (once; torch is 4.7 GB with its CUDA libraries))
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than 3.10; name another: make PYTHON=python3.12"; exit 2; }
+	@command -v cargo >/dev/null || { echo "error: cargo is not on PATH; install Rust with rustup"; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@uv sync --frozen --inexact --extra authoring --quiet
+	@touch $@
+
+setup: $(VENV)/.installed ## Python packages in .venv
+
+build: setup ## the native binary: target/release/rust-host
+	$(call step,building the native binary (the first time 2 minutes; most of it is the C++ of torch-sys))
+	@cargo build --release --locked --quiet
+
+wheel: build ## the wheel, installed into .venv: `import rust_host`, py-authoring
+	$(call step,building the wheel)
+	@rm -rf target/wheels
+	@maturin build --release --locked --quiet --out target/wheels
+	@uv pip install --quiet --no-deps --reinstall-package rust-host target/wheels/*.whl
+
+demo: wheel ## train on real digits, export, verify, run natively and from Python
+	@python examples/demo.py
+
+test: test-rust test-python ## every test: cargo and pytest
+
+test-rust: build
+	$(call step,cargo test)
+	@cargo test --locked --quiet
+	@cargo test --locked --quiet -p rust-host-python
+
+test-python: wheel
+	$(call step,pytest)
+	@pytest
+
+bench: wheel ## side by side: eager, torch.jit, wheel, binary, a C++ loop; and start-up
+	@python benches/calls.py
+	@python benches/start.py
+
+lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
+	$(call step,ruff)
+	@ruff check --quiet . && ruff format --check --quiet .
+	$(call step,mypy)
+	@mypy py_authoring && mypy --strict rust_host/python/rust_host
+	$(call step,rustfmt and clippy)
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+
+dist: setup ## dist/rust-host-*.tar.xz: the binary with every library it needs
+	$(call step,building the self-contained archive)
+	@RUST_HOST_BUNDLE=1 cargo build --release --locked --quiet
+	@python rust_host/bundle.py target/release dist
+
+clean: ## remove everything that was built, trained or installed here
+	rm -rf target .venv dist models/*/runs models/*/[0-9]*

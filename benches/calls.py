@@ -1,0 +1,146 @@
+"""What one call costs: PyTorch eager, torch.jit, the wheel, the binary and a bare C++ loop, side by side in one run.
+
+usage: calls.py [ROUNDS] [SECONDS]      one thread; medians over the rounds; the order changes from round to round
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TOP = HERE.parent
+BINARY = TOP / "target/release/rust-host"
+LOOP = TOP / "target/bench/loop"
+
+# Model, shape of its one input. The first is so small that a call is almost only overhead.
+CASES = {"MLP 4-16-3, batch 1": ("mlp", (1, 4)), "Net 28x28, batch 1": ("net", (1, 1, 28, 28)), "Net 28x28, batch 8": ("net", (8, 1, 28, 28))}
+
+PYTHON = """
+import sys, time, warnings
+warnings.filterwarnings("ignore")
+how, path, seconds, shape = sys.argv[1], sys.argv[2], float(sys.argv[3]), tuple(map(int, sys.argv[4].split(",")))
+import numpy as np
+x = np.random.default_rng(0).random(shape, dtype=np.float32)
+if how == "wheel":
+    import rust_host
+    rust_host.set_threads(1)
+    call, argument = rust_host.Model(path, device="cpu"), x
+else:
+    import torch
+    torch.set_num_threads(1)
+    torch.inference_mode().__enter__()
+    sys.path.insert(0, sys.argv[5])
+    if how == "eager":
+        from models_of_the_bench import make
+        call = make(sys.argv[6]).eval()
+    else:
+        call = torch.jit.load(path).eval()
+    argument = torch.from_numpy(x)
+clock, times = time.perf_counter, []
+end = clock() + seconds / 5
+while clock() < end:
+    call(argument)
+last = start = clock()
+while last - start < seconds:
+    call(argument)
+    now = clock()
+    times.append(now - last)
+    last = now
+times.sort()
+print(times[len(times) // 2] * 1e6)
+"""
+
+MODELS = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3)
+        self.fc1, self.fc2 = nn.Linear(9216, 128), nn.Linear(128, 10)
+    def forward(self, x):
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        x = torch.relu(self.fc1(torch.flatten(torch.max_pool2d(x, 2), 1)))
+        return torch.log_softmax(self.fc2(x), dim=1)
+def make(name):
+    torch.manual_seed(0)
+    return Net() if name == "net" else nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+"""
+
+
+def build_loop() -> None:
+    """Compiles loop.cpp against the venv's libtorch, once."""
+    source = HERE / "loop.cpp"
+    if LOOP.exists() and LOOP.stat().st_mtime > source.stat().st_mtime:
+        return
+    import torch
+
+    print("compiling the C++ loop (a minute, once) …", file=sys.stderr)
+    LOOP.parent.mkdir(parents=True, exist_ok=True)
+    torch_folder = Path(torch.__file__).parent
+    include = torch_folder / "include"
+    subprocess.run(
+        ["c++", "-O2", "-std=c++17", f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include", source, "-o", LOOP]
+        + [f"-L{torch_folder}/lib", "-ltorch_cpu", "-lc10", "-Wl,--no-as-needed", "-ltorch", f"-Wl,-rpath,{torch_folder}/lib"],
+        check=True,
+    )
+
+
+def measure(how: str, name: str, path: Path, shape: tuple[int, ...], seconds: float, folder: Path) -> float:
+    """The median of one call in microseconds, in a process of its own."""
+    sizes = ",".join(map(str, shape))
+    if how == "C++ loop":
+        command = [LOOP, path, str(seconds), sizes]
+    elif how == "rust-host":
+        array = folder / f"{sizes}.npy"
+        command = [BINARY, "bench", path, "--input", f"input={array}" if name == "mlp" else f"x={array}"]
+        command += ["--threads", "1", "--seconds", str(seconds), "--device", "cpu", "--json"]
+    else:
+        command = [sys.executable, "-c", PYTHON, how, path, str(seconds), sizes, folder, name]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    if out.returncode:
+        sys.exit(f"{how} failed: {out.stderr or out.stdout}")
+    if how == "rust-host":
+        return float(json.loads(out.stdout)["results"][0]["median_us"])
+    return float(out.stdout)
+
+
+def main(rounds: int = 5, seconds: float = 1.0) -> None:
+    """Prints the table."""
+    import numpy as np
+    import torch
+
+    build_loop()
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        (folder / "models_of_the_bench.py").write_text(MODELS)
+        sys.path.insert(0, str(folder))
+        from models_of_the_bench import make  # type: ignore[import-not-found]
+
+        ways = ["C++ loop", "rust-host", "wheel", "torch.jit", "eager"]
+        print(f"one call, one thread, microseconds: median of {rounds} rounds of {seconds:g} s (difference to the C++ loop)\n")
+        print(f"{'':22}" + "".join(f"{way:>18}" for way in ways))
+        for title, (name, shape) in CASES.items():
+            path = folder / f"{name}.pt"
+            torch.jit.script(make(name).eval()).save(str(path))
+            np.save(folder / f"{','.join(map(str, shape))}.npy", np.random.default_rng(0).random(shape, dtype=np.float32))
+            times: dict[str, list[float]] = {way: [] for way in ways}
+            for _ in range(rounds):
+                for way in random.sample(ways, len(ways)):
+                    times[way].append(measure(way, name, path, shape, seconds, folder))
+            base = times["C++ loop"]
+            cells = []
+            for way in ways:
+                more = statistics.median(a - b for a, b in zip(times[way], base, strict=True))
+                cells.append(f"{statistics.median(times[way]):.1f}" + (f" ({more:+.1f})" if way != "C++ loop" else ""))
+            print(f"{title:22}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main(*(int(a) for a in sys.argv[1:2]), *(float(a) for a in sys.argv[2:3]))

@@ -1,0 +1,124 @@
+"""Packs the native binary with every library it needs into one archive that runs on a machine without Python and torch.
+
+usage: bundle.py BUILD_FOLDER OUT_FOLDER   writes OUT_FOLDER/rust-host-VERSION-linux-ARCH.tar.xz
+
+    rust-host-0.1.0-linux-x86_64/
+        bin/rust-host
+        lib/librust_host_torch.so  libtorch_cpu.so  libc10.so  …  libtorch-version
+        licenses/
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path
+
+# What every Linux has. Anything else that a library needs is packed, or the archive is not written.
+SYSTEM = re.compile(r"^(libc|libm|libdl|librt|libpthread|libutil|libgcc_s|libstdc\+\+|ld-linux.*)\.so")
+
+
+def needed(library: Path) -> list[str]:
+    """Names of the libraries that a library asks the loader for."""
+    out = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"\(NEEDED\).*\[(.+)\]", out)
+
+
+def closure(start: Path, folders: list[Path]) -> dict[str, Path]:
+    """Every library that `start` needs, directly or not, outside the system's own: name → file."""
+    found: dict[str, Path] = {}
+    open_ = [start]
+    while open_:
+        for name in needed(open_.pop()):
+            if name in found or SYSTEM.match(name):
+                continue
+            places = [folder / name for folder in folders if (folder / name).exists()]
+            if not places:
+                sys.exit(f"error: {name} is in none of {', '.join(map(str, folders))}")
+            found[name] = places[0]
+            open_.append(places[0])
+    return found
+
+
+def licences(target: Path, site: Path, libraries: dict[str, Path]) -> None:
+    """The licence texts of torch, of NVIDIA's libraries that are packed, and of every crate in the binary."""
+    target.mkdir()
+    shutil.copy(Path(__file__).parent.parent / "LICENSE", target / "rust-host.txt")
+    for info in sorted(site.glob("*.dist-info")):
+        name = info.name.split("-")[0]
+        record = (info / "RECORD").read_text() if (info / "RECORD").exists() else ""
+        if name != "torch" and not any(f"/{library}," in record for library in libraries):
+            continue
+        texts = [p for p in info.rglob("*") if p.is_file() and re.match(r"(?i)licen[cs]e|notice|copying", p.name)]
+        for i, text in enumerate(sorted(texts)):
+            shutil.copy(text, target / f"{name}{i or ''}.txt")
+    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    metadata = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    with (target / "crates.txt").open("w") as out:
+        for package in sorted(metadata["packages"], key=lambda p: p["name"]):
+            if not package["source"]:
+                continue
+            out.write(f"{package['name']} {package['version']}: {package['license']}\n\n")
+            for text in sorted(Path(package["manifest_path"]).parent.glob("LICEN[CS]E*")):
+                if text.is_file():
+                    out.write(text.read_text(errors="replace") + "\n")
+
+
+def reproducible(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """The same bytes whoever packs it, whenever."""
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    entry.mtime = 0
+    return entry
+
+
+def main(build: Path, out: Path) -> None:
+    """Collects, packs, and replaces the archive at once."""
+    site = Path(sysconfig.get_paths()["purelib"])
+    folders = [site / "torch" / "lib", *sorted(site.glob("nvidia/*/lib")), *sorted(site.glob("nvidia/lib"))]
+    version = re.search(r'^version = "(.+)"', Path("Cargo.toml").read_text(), re.M)[1]  # type: ignore[index]
+    name = f"rust-host-{version}-linux-{platform.machine()}"
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as work:
+        top = Path(work) / name
+        (top / "bin").mkdir(parents=True)
+        (top / "lib").mkdir()
+        backend = build / "librust_host_torch.so"
+        libraries = closure(backend, folders)
+        shutil.copy(build / "rust-host", top / "bin")
+        shutil.copy(backend, top / "lib")
+        for library, path in libraries.items():
+            shutil.copy(path, top / "lib" / library)
+        torch_version = (site / "torch" / "version.py").read_text()
+        (top / "lib" / "libtorch-version").write_text(re.search(r"__version__ = '(.+)'", torch_version)[1] + "\n")  # type: ignore[index]
+        licences(top / "licenses", site, libraries)
+        size = sum(p.stat().st_size for p in top.rglob("*") if p.is_file())
+        archive = Path(work) / f"{name}.tar.xz"
+        command = ["xz", "--threads=0", "-6", "--stdout"] if shutil.which("xz") else None
+        if command:
+            with archive.open("wb") as target:
+                packer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=target)
+                with tarfile.open(fileobj=packer.stdin, mode="w|") as tar:
+                    tar.add(top, name, filter=reproducible)
+                packer.stdin.close()  # type: ignore[union-attr]
+                if packer.wait():
+                    sys.exit(f"error: xz ended with {packer.returncode}")
+        else:
+            with tarfile.open(archive, "w:xz") as tar:
+                tar.add(top, name, filter=reproducible)
+        final = out / archive.name
+        archive.replace(final)
+    print(f"{final}: {final.stat().st_size / 1e6:.0f} MB packed, {size / 1e6:.0f} MB unpacked")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
