@@ -1,6 +1,7 @@
 """A contract → the model card, `README.md` beside model.pt: what a person or a hub reads. No torch here.
 
-Front matter in Hugging Face's keys; JSON values are valid YAML, so no YAML library is needed. Empty sections are left out.
+Front matter in Hugging Face's keys; JSON values are valid YAML, so no YAML library is needed. Empty sections are left
+out.
 """
 
 from __future__ import annotations

@@ -163,7 +163,11 @@ class Contract(Part):
 
     def to_json(self) -> str:
         """The text of `contract.json`; what is absent is left out."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False) + "\n"
+        document = self.model_dump(mode="json", exclude_none=True)
+        for part in document["inputs"]:
+            if not part["optional"]:
+                del part["optional"]
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def contradictions(self) -> Iterator[str]:
         """What the fields say against one another, a sentence each; nothing for a sound contract."""

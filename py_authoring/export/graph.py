@@ -135,7 +135,7 @@ def changed_constant(first: torch.jit.ScriptModule, second: torch.jit.ScriptModu
     Types are not looked at: they carry the sizes of the example by design.
     """
     here, there = list(nodes_of(first.inlined_graph)), list(nodes_of(second.inlined_graph))
-    users = {}
+    users: dict[str, Any] = {}
     for node in here:
         for value in node.inputs():
             users.setdefault(value.debugName(), node)

@@ -1,7 +1,7 @@
 """Real inputs in any size that the contract allows.
 
-In: a recipe (validation data, or model.py's `example_inputs`). Out: inputs whose free axes have the sizes asked for, and
-the names of those axes.
+In: a recipe (validation data, or model.py's `example_inputs`). Out: inputs whose free axes have the sizes asked for,
+and the names of those axes.
 """
 
 from __future__ import annotations

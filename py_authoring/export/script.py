@@ -28,7 +28,8 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", (DeprecationWarning, FutureWarning))  # TorchScript itself is deprecated
-            return torch.jit.script(model)  # type: ignore[no-any-return]
+            module: torch.jit.ScriptModule = torch.jit.script(model)
+            return module
     except Exception as error:  # the compiler raises RuntimeError, its own errors, TypeError, OSError
         raise _refused(error) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.jit import TracerWarning
+from torch.jit._trace import TracerWarning
 
 from py_authoring.errors import RefusedError
 from py_authoring.export import graph
@@ -51,7 +51,9 @@ def trace(
             hint=_SCRIPT_HINT,
             problems=[f"also at {place}" for place in places[1:5]],
         )
-    suspects = list(dict.fromkeys(place for place, _ in warned if not _only_checks(place)))
+    suspects = list(
+        dict.fromkeys(place for place, text in warned if "constants" not in text and not _only_checks(place))
+    )
     for other in others:
         changed, _ = _record(model, names, other)
         finding = graph.changed_constant(module, changed)
@@ -83,7 +85,9 @@ def _record(
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", TracerWarning)
             _ignore_torch()
-            module = torch.jit.trace(model, example_kwarg_inputs=copies, check_trace=False, strict=False)
+            module: torch.jit.ScriptModule = torch.jit.trace(  # type: ignore[no-untyped-call]
+                model, example_kwarg_inputs=copies, check_trace=False, strict=False
+            )
     except RuntimeError as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":.")
         raise RefusedError(f"cannot trace: {message[:1].lower()}{message[1:300]}", hint="`--method script`") from error

@@ -1,0 +1,286 @@
+"""Run → version: the order of steps from a checkpoint to a checked `models/NAME/<version>/model.pt`.
+
+weights → samples → eager cases → script or trace → contract and golden examples → the final bytes → parity and golden
+replay on those bytes → one atomic write. Whatever fails, fails before the write.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import py_authoring
+from py_authoring.card import write_card
+from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Producer, read_contract
+from py_authoring.data import Splits, load_splits
+from py_authoring.difference import Difference
+from py_authoring.errors import ModelFileError, RecipeError
+from py_authoring.export import archive, golden, signature
+from py_authoring.export.cases import Cases, golden_cases, run_cases
+from py_authoring.export.parity import Case, Report, compare
+from py_authoring.export.provenance import describe_data, describe_provenance, measure_metrics
+from py_authoring.export.samples import Sampler, Source, make_sampler
+from py_authoring.export.script import find_device_suspicions, script
+from py_authoring.export.trace import trace
+from py_authoring.export.weights import Weights, load_weights
+from py_authoring.model_file import MODEL_FILE, example_inputs
+from py_authoring.recipe import ResolvedRecipe
+
+__all__ = ["Version", "export"]
+
+
+@dataclass(frozen=True)
+class Version:
+    """An exported model.
+
+    Attributes:
+        path: `models/NAME/<number>/model.pt`.
+        name: the model's name.
+        number: of the version.
+        contract: what the file says about itself.
+        differences: output → largest difference between eager and exported model.
+        cases: how many inputs were compared.
+        notes: what a person should know, a sentence each.
+        size: bytes of model.pt.
+        seconds: how long the export took.
+    """
+
+    path: Path
+    name: str
+    number: int
+    contract: Contract
+    differences: dict[str, Difference]
+    cases: int
+    notes: list[str] = field(default_factory=list)
+    size: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {
+            "path": str(self.path),
+            "name": self.name,
+            "version": self.number,
+            "method": self.contract.provenance.method,
+            "untrained": bool(self.contract.provenance.untrained),
+            "run": self.contract.provenance.run,
+            "checkpoint": self.contract.provenance.checkpoint,
+            "cases": self.cases,
+            "differences": {
+                name: {"max_abs": difference.max_abs, "max_rel": difference.max_rel}
+                for name, difference in self.differences.items()
+            },
+            "golden": self.contract.golden.count,
+            "notes": self.notes,
+            "size": self.size,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The bytes of a model.pt that passed every check, and what was seen on the way."""
+
+    data: bytes
+    contract: Contract
+    report: Report
+    notes: list[str]
+
+
+def export(
+    model: str | Path,
+    *,
+    method: str | None = None,
+    checkpoint: str | Path | None = None,
+    untrained: bool = False,
+    overrides: Sequence[str] = (),
+    command: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Version:
+    """Exports a model as the next version in its folder, if the exported file computes what the eager model does.
+
+    Args:
+        model: a name in ./models, or a path to a model's folder.
+        method: `script` or `trace`; default: the recipe's.
+        checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
+        untrained: export the initial weights; a recipe without data has no others.
+        overrides: `key=value` texts, as `export.golden_count=8`.
+        command: what is written into the file as the command that made it.
+        say: gets a line for each step.
+
+    Raises:
+        NotFoundError: no such model, run or checkpoint.
+        RecipeError: the export section does not fit the model.
+        RefusedError: the model cannot be scripted, or a trace would lose something; names the source line.
+        ParityError: the exported model differs from the eager one.
+        WriteError: the disk is full. In every case nothing is written.
+
+    Example:
+        >>> import shutil, tempfile
+        >>> folder = shutil.copytree("models/some_nn_arch", tempfile.mkdtemp() + "/some_nn_arch")
+        >>> version = export(folder)
+        >>> version.number, [output.name for output in version.contract.outputs]
+        (1, ['output', 'new_h'])
+    """
+    started = time.perf_counter()
+    weights = load_weights(model, checkpoint=checkpoint, untrained=untrained, method=method, overrides=overrides)
+    resolved = weights.resolved
+    say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
+    splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved)
+
+    def source(count: int, seed: int) -> dict[str, Tensor]:
+        return example_inputs(resolved, count, seed)
+
+    exported = build(weights, source, splits, command)
+    card = write_card(exported.contract, procedure=_procedure(weights), notes=exported.notes)
+    path = archive.write_version(resolved.directory, exported.data, card)
+    return Version(
+        path=path,
+        name=resolved.name,
+        number=int(path.parent.name),
+        contract=exported.contract,
+        differences=exported.report.differences,
+        cases=exported.report.cases,
+        notes=exported.notes,
+        size=len(exported.data),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def build(weights: Weights, source: Source, splits: Splits | None = None, command: str | None = None) -> Exported:
+    """Everything but the write: the checked bytes of a model.pt.
+
+    Args:
+        weights: the eager model and its recipe.
+        source: of example inputs.
+        splits: the data, if there is any: for labels, metrics and the digest.
+        command: for the provenance.
+    """
+    resolved, model = weights.resolved, weights.model.eval()
+    section = resolved.recipe.export
+    sampler = _sampler(weights, source)
+    cases = run_cases(model, sampler, section.batch_sizes, section.output_names, resolved.directory / MODEL_FILE)
+    module, notes = _compile(model, sampler, cases.cases, section.method)
+    if weights.checkpoint is None:
+        notes.insert(0, f"untrained: the weights are the initial ones of seed {resolved.recipe.training.seed}")
+    examples = golden_cases(model, sampler, cases.layout, section.golden_count, section.batch_sizes)
+    contract = _contract(weights, sampler, cases, len(examples), splits, command)
+    stored = golden.to_bytes([golden.Example(case.inputs, case.outputs) for case in examples])
+    data = archive.to_bytes(module, contract, stored)
+    exported = archive.from_bytes(data)
+    report = compare(exported, sampler.names, cases.layout, [*cases.cases, *examples], section.rtol, section.atol)
+    golden.from_bytes(stored, contract)
+    return Exported(data, contract, report, notes)
+
+
+def _compile(
+    model: nn.Module, sampler: Sampler, cases: Sequence[Case], method: str
+) -> tuple[torch.jit.ScriptModule, list[str]]:
+    if method == "script":
+        module = script(model)
+        return module, find_device_suspicions(module)
+    first, others = cases[0], [case for case in cases[1:] if all(case.sizes.values())]
+    # other values of the same sizes, then every other size: only what changes with the input can tell itself apart
+    same = sampler.draw(first.sizes, 77)
+    return trace(model, sampler.names, first.inputs, [same, *(case.inputs for case in others[:8])])
+
+
+def _sampler(weights: Weights, source: Source) -> Sampler:
+    resolved = weights.resolved
+    section = resolved.recipe.export
+    parameters = _parameters(weights.model)
+    variable = [p for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if variable:
+        raise ModelFileError(
+            f"forward of `{resolved.recipe.model.class_name}` takes `*{variable[0].name}`; "
+            "a contract needs every input by name"
+        )
+    names = [parameter.name for parameter in parameters]
+    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+    sampler = make_sampler(names, required, source, section.dynamic)
+    if section.input_names is not None and section.input_names != sampler.names:
+        raise RecipeError(
+            f"export.input_names is {section.input_names}, forward takes {sampler.names}",
+            hint="a host passes inputs under the names of forward's arguments: leave the key out, or rename them there",
+        )
+    return sampler
+
+
+def _contract(
+    weights: Weights, sampler: Sampler, cases: Cases, count: int, splits: Splits | None, command: str | None
+) -> Contract:
+    resolved = weights.resolved
+    section = resolved.recipe.export
+    labels = splits.labels if splits is not None and resolved.recipe.task == "classification" else None
+    # a recording knows no defaults: there every input is needed
+    optional = [] if section.method == "trace" else _with_default(weights.model)
+    inputs = signature.describe_inputs(sampler, cases.cases, optional)
+    outputs = signature.describe_outputs(cases.layout.names, cases.cases, section, labels)
+    dims = signature.bounds_of({dim: sizes for dim, sizes in cases.tried.items() if sizes})
+    contract = Contract(
+        format_version=1,
+        name=resolved.name,
+        description=section.description,
+        license=section.license,
+        platform="pytorch_torchscript",
+        inputs=inputs,
+        outputs=outputs,
+        returns=cases.layout.tree,
+        dims={
+            **dims,
+            **{name: Bounds() for part in outputs for name in part.dims if str(name) == name and name not in dims},
+        },
+        image=signature.describe_image(section, inputs),
+        metrics=[] if splits is None else measure_metrics(weights, splits),
+        data=None if splits is None else describe_data(splits),
+        golden=Golden(file=GOLDEN_FILE, count=count),
+        producer=Producer(name="py_authoring", version=py_authoring.__version__),
+        provenance=describe_provenance(weights, command),
+    )
+    return read_contract(contract.to_json().encode())
+
+
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    return [p for name, p in inspect.signature(type(model).forward).parameters.items() if name != "self"]
+
+
+def _with_default(model: nn.Module) -> list[str]:
+    return [parameter.name for parameter in _parameters(model) if parameter.default is not parameter.empty]
+
+
+def _origin(weights: Weights) -> str:
+    if weights.checkpoint is None:
+        return "untrained weights"
+    return f"{weights.checkpoint.stem} checkpoint of run {weights.run}" if weights.run else str(weights.checkpoint)
+
+
+def _procedure(weights: Weights) -> list[tuple[str, str]]:
+    if weights.checkpoint is None:
+        return []
+    recipe = weights.resolved.recipe
+    return [
+        ("epochs", str(weights.saved.get("epoch", "unknown"))),
+        ("batch size", str(recipe.training.batch_size)),
+        ("optimizer", _named(recipe.optimizer)),
+        ("scheduler", _named(recipe.scheduler)),
+        ("loss", _named(recipe.loss)),
+        ("model", _call(weights.resolved)),
+    ]
+
+
+def _named(section: Any) -> str:
+    values = section.model_dump(exclude_none=True)
+    arguments = ", ".join(f"{key} {value}" for key, value in values.items() if key != "name")
+    return f"{values['name']} ({arguments})" if arguments else str(values["name"])
+
+
+def _call(resolved: ResolvedRecipe) -> str:
+    arguments = ", ".join(f"{key}={value!r}" for key, value in resolved.recipe.model.arguments.items())
+    return f"`{resolved.recipe.model.class_name}({arguments})`"

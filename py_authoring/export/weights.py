@@ -1,0 +1,91 @@
+"""A model's folder → the eager model that will be exported, with a checkpoint's weights, and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from py_authoring import checkpoint as checkpoints
+from py_authoring.errors import CheckpointError, UsageError
+from py_authoring.model_file import build_model
+from py_authoring.recipe import ResolvedRecipe, load_recipe, override_recipe
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An eager model in evaluation mode on the CPU, and its origin.
+
+    Attributes:
+        model: the model.
+        resolved: model and data as they were trained, export section as it is now.
+        checkpoint: the file; None if the weights are the initial ones.
+        saved: what else the checkpoint holds.
+    """
+
+    model: nn.Module
+    resolved: ResolvedRecipe
+    checkpoint: Path | None
+    saved: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def run(self) -> str | None:
+        """The name of the run that the checkpoint lies in."""
+        if self.checkpoint is None or self.checkpoint.parent.name != checkpoints.CHECKPOINTS:
+            return None
+        return self.checkpoint.parent.parent.name
+
+
+def load_weights(
+    model: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    untrained: bool = False,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Weights:
+    """Builds the model of a folder and loads its weights.
+
+    Args:
+        model: a name in ./models, or a path to a model's folder.
+        checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
+        untrained: take the initial weights of training.seed; a recipe without data has no others.
+        method: script or trace; default: the recipe's.
+        overrides: `key=value` texts.
+
+    Raises:
+        NotFoundError: no such model, run or checkpoint.
+        CheckpointError: it does not fit model.py.
+        UsageError: a checkpoint was named and the initial weights asked for.
+    """
+    flags = {"--method": method}
+    current = load_recipe(model, overrides=overrides, flags=flags)
+    if untrained and checkpoint is not None:
+        raise UsageError("`--untrained` and `--checkpoint` contradict each other")
+    if untrained or (checkpoint is None and current.recipe.data.kind == "none"):
+        return Weights(_initial(current), current, None)
+    file = checkpoints.find_checkpoint(current.directory, path=checkpoint or "best")
+    saved = checkpoints.load_checkpoint(file)
+    trained = checkpoints.recipe_of(saved, current.directory)
+    # what was trained stays as it was trained; what the file says about itself may have been rewritten since
+    recipe = trained.recipe.model_copy(update={"export": current.recipe.export})
+    resolved = override_recipe(replace(trained, recipe=recipe), overrides=overrides, flags=flags)
+    built = build_model(resolved)
+    try:
+        built.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",
+            hint="model.py has changed since; train again",
+        ) from error
+    return Weights(built.eval(), resolved, file, saved)
+
+
+def _initial(resolved: ResolvedRecipe) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(resolved.recipe.training.seed)
+        return build_model(resolved).eval()
