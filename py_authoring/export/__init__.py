@@ -26,7 +26,7 @@ from py_authoring.export import archive, golden, signature
 from py_authoring.export.cases import Cases, golden_cases, run_cases
 from py_authoring.export.parity import Case, Report, compare
 from py_authoring.export.provenance import describe_data, describe_provenance, measure_metrics
-from py_authoring.export.samples import Sampler, Source, make_sampler
+from py_authoring.export.samples import Sampler, Source, from_data, make_sampler
 from py_authoring.export.script import find_device_suspicions, script
 from py_authoring.export.trace import trace
 from py_authoring.export.weights import Weights, load_weights
@@ -134,11 +134,7 @@ def export(
     resolved = weights.resolved
     say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
     splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved)
-
-    def source(count: int, seed: int) -> dict[str, Tensor]:
-        return example_inputs(resolved, count, seed)
-
-    exported = build(weights, source, splits, command)
+    exported = build(weights, splits, command)
     card = write_card(exported.contract, procedure=_procedure(weights), notes=exported.notes)
     path = archive.write_version(resolved.directory, exported.data, card)
     return Version(
@@ -154,18 +150,17 @@ def export(
     )
 
 
-def build(weights: Weights, source: Source, splits: Splits | None = None, command: str | None = None) -> Exported:
+def build(weights: Weights, splits: Splits | None = None, command: str | None = None) -> Exported:
     """Everything but the write: the checked bytes of a model.pt.
 
     Args:
         weights: the eager model and its recipe.
-        source: of example inputs.
-        splits: the data, if there is any: for labels, metrics and the digest.
+        splits: the data, if there is any: for example inputs, labels, metrics and the digest.
         command: for the provenance.
     """
     resolved, model = weights.resolved, weights.model.eval()
     section = resolved.recipe.export
-    sampler = _sampler(weights, source)
+    sampler = _sampler(weights, splits)
     cases = run_cases(model, sampler, section.batch_sizes, section.output_names, resolved.directory / MODEL_FILE)
     module, notes = _compile(model, sampler, cases.cases, section.method)
     if weights.checkpoint is None:
@@ -192,7 +187,7 @@ def _compile(
     return trace(model, sampler.names, first.inputs, [same, *(case.inputs for case in others[:8])])
 
 
-def _sampler(weights: Weights, source: Source) -> Sampler:
+def _sampler(weights: Weights, splits: Splits | None) -> Sampler:
     resolved = weights.resolved
     section = resolved.recipe.export
     parameters = _parameters(weights.model)
@@ -204,7 +199,11 @@ def _sampler(weights: Weights, source: Source) -> Sampler:
         )
     names = [parameter.name for parameter in parameters]
     required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-    sampler = make_sampler(names, required, source, section.dynamic)
+    if splits is not None:
+        sampler = make_sampler(names, required, from_data(splits), section.dynamic)
+    else:
+        # example_inputs is cut along axis 0, which counts layers in a recurrent state: ask for enough of them
+        sampler = make_sampler(names, required, _from_model_file(resolved), section.dynamic, least=16)
     if section.input_names is not None and section.input_names != sampler.names:
         raise RecipeError(
             f"export.input_names is {section.input_names}, forward takes {sampler.names}",
@@ -245,6 +244,13 @@ def _contract(
         provenance=describe_provenance(weights, command),
     )
     return read_contract(contract.to_json().encode())
+
+
+def _from_model_file(resolved: ResolvedRecipe) -> Source:
+    def source(count: int, seed: int) -> dict[str, Tensor]:
+        return example_inputs(resolved, count, seed)
+
+    return source
 
 
 def _parameters(model: nn.Module) -> list[inspect.Parameter]:

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from py_authoring.errors import AuthoringError, ModelFileError, RefusedError
 from py_authoring.export.parity import Case, describe, eager_case, run
 from py_authoring.export.returns import Layout, layout_of
-from py_authoring.export.samples import BATCH, Sampler
+from py_authoring.export.samples import Sampler
 from py_authoring.model_file import first_line, where
 
 #: Tried besides the recipe's: nothing, one, and one that few would write into a model by chance.
@@ -58,25 +57,23 @@ def run_cases(
         ModelFileError: forward fails at one of `batch_sizes`; names the line.
         RefusedError: it returns no tensors, or is not repeatable.
     """
-    batched = BATCH in sampler.dims
-    required = list(dict.fromkeys(batch_sizes)) if batched else [1]
-    first = _draw(sampler, {BATCH: required[0]} if batched else {}, 0)
+    batch = sampler.batch
+    required = list(dict.fromkeys(batch_sizes)) if batch else [1]
+    first = sampler.draw({batch: required[0]} if batch else {}, 0)
     returned = _first_run(model, sampler, first, file)
     result = Cases(layout_of(returned, output_names), tried={dim: {} for dim in sampler.dims})
     for number, size in enumerate(required):
-        sizes = {BATCH: size} if batched else {}
+        sizes = {batch: size} if batch else {}
         _add(result, model, sampler, sizes, number, file)
-    if batched:
+    if batch:
         for size in (size for size in EXTRA_BATCH_SIZES if size not in required):
-            _try(result, model, sampler, {BATCH: size}, 50 + size, BATCH)
-    natural = _sizes(sampler, first)
-    for dim in sampler.dims:
-        if dim == BATCH:
-            continue
+            _try(result, model, sampler, {batch: size}, 50 + size, batch)
+    natural = sampler.sizes_of(first)
+    for dim in (dim for dim in sampler.dims if dim != batch):
         have = natural[dim]
         others = dict.fromkeys([1, 2, have // 2, have - 1, have + 1, 2 * have + 1])
         for size in (size for size in others if size > 0 and size != have):
-            sizes = {**({BATCH: max(required)} if batched else {}), dim: size}
+            sizes = {**({batch: max(required)} if batch else {}), dim: size}
             _try(result, model, sampler, sizes, 60 + size % 40, dim)
     return result
 
@@ -87,33 +84,24 @@ def golden_cases(
     """Real inputs that no comparison used, in turn at each batch size."""
     cases = []
     for number in range(count):
-        sizes = {BATCH: batch_sizes[number % len(batch_sizes)]} if BATCH in sampler.dims else {}
-        inputs = _draw(sampler, sizes, 1000 + number)
-        cases.append(eager_case(model, sampler.names, layout, _sizes(sampler, inputs), inputs))
+        sizes = {sampler.batch: batch_sizes[number % len(batch_sizes)]} if sampler.batch else {}
+        inputs = sampler.draw(sizes, 1000 + number)
+        cases.append(eager_case(model, sampler.names, layout, sampler.sizes_of(inputs), inputs))
     return cases
-
-
-def _draw(sampler: Sampler, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
-    return sampler.draw(sizes, seed)
-
-
-def _sizes(sampler: Sampler, inputs: Mapping[str, Tensor]) -> dict[str, int]:
-    return {dim: inputs[name].shape[axis] for name, axes in sampler.free.items() for axis, dim in axes.items()}
 
 
 def _first_run(model: nn.Module, sampler: Sampler, inputs: Mapping[str, Tensor], file: Path) -> object:
     try:
-        with torch.no_grad():
-            return run(model, sampler.names, inputs)
+        return run(model, sampler.names, inputs)
     except AuthoringError:
         raise
     except Exception as error:
-        raise _failed(error, file, _sizes(sampler, inputs)) from error
+        raise _failed(error, file, sampler.sizes_of(inputs)) from error
 
 
 def _add(result: Cases, model: nn.Module, sampler: Sampler, sizes: Mapping[str, int], seed: int, file: Path) -> None:
-    inputs = _draw(sampler, sizes, seed)
-    whole = _sizes(sampler, inputs)
+    inputs = sampler.draw(sizes, seed)
+    whole = sampler.sizes_of(inputs)
     try:
         result.cases.append(eager_case(model, sampler.names, result.layout, whole, inputs))
     except AuthoringError:
@@ -126,8 +114,8 @@ def _add(result: Cases, model: nn.Module, sampler: Sampler, sizes: Mapping[str, 
 
 # A size that the author did not ask for: what the eager model refuses is a bound, and no mistake.
 def _try(result: Cases, model: nn.Module, sampler: Sampler, sizes: Mapping[str, int], seed: int, dim: str) -> None:
-    inputs = _draw(sampler, sizes, seed)
-    whole = _sizes(sampler, inputs)
+    inputs = sampler.draw(sizes, seed)
+    whole = sampler.sizes_of(inputs)
     try:
         result.cases.append(eager_case(model, sampler.names, result.layout, whole, inputs))
     except RefusedError:
@@ -142,5 +130,5 @@ def _try(result: Cases, model: nn.Module, sampler: Sampler, sizes: Mapping[str, 
 def _failed(error: Exception, file: Path, sizes: Mapping[str, int]) -> ModelFileError:
     return ModelFileError(
         f"{where(error, file)}: forward fails at {describe(sizes)}: {type(error).__name__}: {first_line(error)}",
-        hint="export.batch_sizes in the recipe says at which batch sizes the model must work",
+        hint="export.batch_sizes, export.dynamic and the example inputs say in which sizes the model must work",
     )

@@ -146,7 +146,8 @@ def changed_constant(first: torch.jit.ScriptModule, second: torch.jit.ScriptModu
         if mine != its:
             user = users.get(one.output().debugName(), one)
             place = place_of(one)
-            return Finding(place if place.file is not None else place_of(user), f"{mine} against {its}")
+            seen = " against ".join(text if len(text) <= 60 else f"{text[:60]}…" for text in (mine or "", its or ""))
+            return Finding(place if place.file is not None else place_of(user), seen)
     if len(here) != len(there):
         longer = here if len(here) > len(there) else there
         return Finding(place_of(longer[min(len(here), len(there))]), f"{len(here)} against {len(there)} operations")

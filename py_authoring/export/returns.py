@@ -98,7 +98,7 @@ def _names(paths: Sequence[_Path]) -> list[str]:
         return ["output"]
     names = []
     for number, path in enumerate(paths):
-        named = any(isinstance(part, str) for part in path)
+        named = bool(path) and isinstance(path[0], str)
         names.append("_".join(str(part) for part in path) if named else f"output_{number}")
     if len(set(names)) == len(names) and "" not in names:
         return names

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from py_authoring.data import Splits, collate
 from py_authoring.errors import ModelFileError, RecipeError
 
 BATCH = "batch"
-#: Count and seed → inputs by name, as `model_file.example_inputs`.
+#: Count and seed → inputs by name, as `model_file.example_inputs`; the count is at least 1.
 Source = Callable[[int, int], Mapping[str, Tensor]]
 
 
@@ -27,23 +28,32 @@ class Sampler:
         names: forward's arguments that get a tensor, in order.
         free: input → axis → name of the dimension.
         source: where the values come from.
+        least: samples to ask the source for at the least; what is too much is cut off.
     """
 
     names: list[str]
     free: dict[str, dict[int, str]]
     source: Source
+    least: int = 1
 
     @property
     def dims(self) -> list[str]:
         """The names of the free dimensions, in order of appearance."""
         return list(dict.fromkeys(name for axes in self.free.values() for name in axes.values()))
 
+    @property
+    def batch(self) -> str | None:
+        """The dimension that counts samples: `batch`, or what the first free axis 0 is called; None without one."""
+        leading = [axes[0] for axes in self.free.values() if 0 in axes]
+        return BATCH if BATCH in self.dims else next(iter(leading), None)
+
     def draw(self, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
         """Real inputs; a dimension that `sizes` does not name keeps the size that the data has.
 
         Longer than the data means that it is repeated, shorter that it is cut.
         """
-        drawn = self.source(max(sizes.get(BATCH, 1), 1), seed)
+        count = 1 if self.batch is None else max(sizes.get(self.batch, 1), self.least)
+        drawn = self.source(count, seed)
         natural: dict[str, int] = {}
         inputs = {}
         for name in self.names:
@@ -54,10 +64,22 @@ class Sampler:
             inputs[name] = value.contiguous()
         return inputs
 
-    def natural_sizes(self, count: int, seed: int) -> dict[str, int]:
-        """The size of each free dimension in `count` samples as the data has them."""
-        inputs = self.draw({BATCH: count}, seed)
+    def sizes_of(self, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+        """The size of each free dimension in inputs that were drawn."""
         return {dim: inputs[name].shape[axis] for name, axes in self.free.items() for axis, dim in axes.items()}
+
+
+def from_data(splits: Splits) -> Source:
+    """Validation samples (or test, or training ones, where there are none), chosen by seed."""
+    dataset = next((split for split in (splits.validation, splits.test, splits.train) if len(split)), splits.train)
+    join = collate(dataset)
+
+    def source(count: int, seed: int) -> dict[str, Tensor]:
+        order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()
+        inputs, _ = join([dataset[order[position % len(order)]] for position in range(count)])
+        return inputs
+
+    return source
 
 
 def make_sampler(
@@ -65,6 +87,7 @@ def make_sampler(
     required: Sequence[str],
     source: Source,
     dynamic: Mapping[str, Mapping[str, str]] | None = None,
+    least: int = 1,
 ) -> Sampler:
     """Finds which arguments get a tensor and which of their axes are free.
 
@@ -73,6 +96,7 @@ def make_sampler(
         required: those without a default.
         source: see `Source`.
         dynamic: the recipe's `export.dynamic`; an input that it leaves out has a free axis 0, called `batch`.
+        least: see `Sampler`.
 
     Raises:
         ModelFileError: there is no example for a required argument, or one too many.
@@ -108,13 +132,15 @@ def make_sampler(
                 free[name][axis] = dim
     if problems:
         raise RecipeError("the recipe's export section does not fit the model:", problems=problems)
-    sampler = Sampler(names, free, source)
+    sampler = Sampler(names, free, source, least)
     _check_fixed_axes(sampler)
     return sampler
 
 
 def _check_fixed_axes(sampler: Sampler) -> None:
-    draws = [sampler.draw({BATCH: count}, seed) for count, seed in ((2, 0), (2, 1), (3, 2), (1, 3))]
+    batch = sampler.batch
+    tries = [{} if batch is None else {batch: count} for count in (2, 2, 3, 1)]
+    draws = [sampler.draw(sizes, seed) for seed, sizes in enumerate(tries)]
     problems = []
     for name in sampler.names:
         for axis in range(draws[0][name].dim()):
@@ -122,10 +148,14 @@ def _check_fixed_axes(sampler: Sampler) -> None:
             if axis not in sampler.free[name] and len(sizes) > 1:
                 problems.append(
                     f"axis {axis} of input `{name}` has sizes {', '.join(map(str, sizes))} in the data: "
-                    f'name it, as export.dynamic = {{ {name} = {{ "0" = "batch", "{axis}" = "length" }} }}'
+                    f"name it, as export.dynamic = {{ {name} = {{ {_named_axes(axis)} }} }}"
                 )
     if problems:
         raise RecipeError("an axis is free that the recipe does not name:", problems=problems)
+
+
+def _named_axes(axis: int) -> str:
+    return '"0" = "batch"' if axis == 0 else f'"0" = "batch", "{axis}" = "length"'
 
 
 def _resize(value: Tensor, axis: int, size: int) -> Tensor:

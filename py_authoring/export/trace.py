@@ -43,17 +43,17 @@ def trace(
         RefusedError: data-dependent control flow, a baked size, number or device; names the source line.
     """
     module, warned = _record(model, names, inputs)
-    lost = [(place, message) for place, message in warned if "Python boolean" in message and not _only_checks(place)]
-    if lost:
-        places = list(dict.fromkeys(str(place) for place, _ in lost))
-        raise RefusedError(
-            f"tracing loses the control flow at {places[0]}, which depends on data",
-            hint=_SCRIPT_HINT,
-            problems=[f"also at {place}" for place in places[1:5]],
-        )
+    lost = list(dict.fromkeys(p for p, message in warned if "Python boolean" in message and not _only_checks(p)))
     suspects = list(
         dict.fromkeys(place for place, text in warned if "constants" not in text and not _only_checks(place))
     )
+    if lost:
+        also = [f"also at {place}" for place in [*lost, *suspects] if place != lost[0]]
+        raise RefusedError(
+            f"tracing loses the control flow at {lost[0]}, which depends on data",
+            hint=_SCRIPT_HINT,
+            problems=list(dict.fromkeys(also))[:5],
+        )
     for other in others:
         changed, _ = _record(model, names, other)
         finding = graph.changed_constant(module, changed)
