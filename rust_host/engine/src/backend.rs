@@ -1,6 +1,7 @@
 //! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
 
-use crate::{Archive, Device, DeviceRequest, Method, Result, Value};
+use crate::{Archive, Device, DeviceRequest, Method, Result, Value, machine::LibtorchLocation};
+use std::sync::Arc;
 
 /// Runs one kind of file. One object a process; many threads may use it at once.
 pub trait Backend: Send + Sync {
@@ -37,6 +38,9 @@ pub trait Program: Send + Sync {
     /// Its methods with their signatures; `forward` first where there is one.
     fn methods(&self) -> &[Method];
 
+    /// Every operator that the model's code calls, as the library names them: `aten::conv2d`, `prim::If`.
+    fn operators(&self) -> &[String];
+
     /// Calls the method of that index in [`Program::methods`]. `None` stands for an argument that was left out and has a
     /// default; there are exactly as many entries as arguments. Results lie in host memory and are the caller's alone.
     ///
@@ -44,4 +48,19 @@ pub trait Program: Send + Sync {
     /// `InvalidInput` if a value does not fit its argument's type, `Failed` if the model raises, `Unavailable` if memory
     /// runs out.
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value>;
+}
+
+/// Where a door gets its backend from: the binary opens a library at need, the wheel is linked with it.
+pub trait Backends: Sync {
+    /// The backend for TorchScript; the first call may take as long as loading libtorch does.
+    ///
+    /// # Errors
+    /// `Unavailable` that says what is missing, where it was looked for, and what to do.
+    fn open(&self) -> Result<Arc<dyn Backend>>;
+
+    /// Where libtorch is, without loading it.
+    ///
+    /// # Errors
+    /// `Unavailable` if the backend itself is not there.
+    fn locate(&self) -> Result<LibtorchLocation>;
 }

@@ -2,13 +2,14 @@
 //!
 //! The flow, one module a step:
 //!
-//! 1. [`archive`] reads a file and checks that it is a whole TorchScript archive ([`zip`], [`pickle`], [`script`]);
+//! 1. [`archive`] reads a file and checks that it is a whole TorchScript archive ([`zip`]), and [`scan`] that
+//!    it holds nothing but a model ([`pickle`], [`tokens`], [`operators`], [`script`]);
 //! 2. [`contract`] says what the model takes and gives, [`description`] what can be known without one;
 //! 3. a [`Backend`] opens the archive's bytes on a [`Device`] and becomes a [`Program`];
 //! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
 //! 5. [`golden`] replays the file's own examples, [`measure()`] times it.
 //!
-//! [`npy`], [`json`] and [`picture`] turn files into values and back. Nothing here prints, and nothing knows a door.
+//! [`machine`] says what this machine has. [`npy`], [`json`] and [`picture`] turn files into values and back. Nothing here prints, and nothing knows a door.
 //!
 //! ```
 //! use rust_host_engine::{Datatype, Tensor};
@@ -26,18 +27,22 @@ mod device;
 pub mod error;
 pub mod golden;
 pub mod json;
+pub mod machine;
 mod measure;
 pub mod model;
 pub mod npy;
+pub mod operators;
 pub mod pickle;
 pub mod picture;
+pub mod scan;
 pub mod script;
 mod tensor;
+pub mod tokens;
 pub mod value;
 pub mod zip;
 
 pub use archive::Archive;
-pub use backend::{Backend, Program};
+pub use backend::{Backend, Backends, Program};
 pub use contract::Contract;
 pub use datatype::Datatype;
 pub use description::Description;

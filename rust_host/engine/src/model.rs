@@ -5,7 +5,8 @@ use crate::{
     Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Program, Result, Tensor, Type, Value,
     contract::{Dim, Input, Returns},
     error::ErrorKind,
-    value,
+    operators::Policy,
+    scan, value,
 };
 use std::collections::BTreeMap;
 
@@ -18,20 +19,25 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a file on a device.
+    /// Opens a file on a device, after the gate ([`scan`]) has let it through.
     ///
     /// # Errors
-    /// What [`Archive::open`], [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the contract names
-    /// other arguments than `forward` has.
+    /// What [`Archive::open`], [`scan::scan`], [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the
+    /// contract names other arguments than `forward` has.
     pub fn open(path: &std::path::Path, backend: &dyn Backend, device: DeviceRequest) -> Result<Self> {
-        Self::from_archive(Archive::open(path)?, backend, device)
+        Self::from_archive(Archive::open(path)?, backend, device, &Policy::default())
     }
 
-    /// The same for an archive that was opened already.
+    /// The same for an archive that was opened already, with what the owner of this machine allows.
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub fn from_archive(archive: Archive, backend: &dyn Backend, device: DeviceRequest) -> Result<Self> {
+    pub fn from_archive(
+        archive: Archive,
+        backend: &dyn Backend,
+        device: DeviceRequest,
+        policy: &Policy,
+    ) -> Result<Self> {
         let shown = archive.path().display().to_string();
         let contract = archive.contract()?;
         if let Some(c) = &contract
@@ -43,9 +49,11 @@ impl Model {
                 backend.platform()
             )));
         }
+        scan::scan(&archive, policy)?;
         let device = backend.device(device)?;
-        let program =
-            backend.open(&archive, device).map_err(|e| Error { message: format!("`{shown}`: {}", e.message), ..e })?;
+        let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
+        let program = backend.open(&archive, device).map_err(at)?;
+        scan::check_operators(program.operators().iter().map(String::as_str), policy).map_err(at)?;
         let method = program.methods().iter().position(|m| m.name == "forward");
         let method = match (method, program.methods().first()) {
             (Some(i), _) => i,

@@ -100,6 +100,13 @@ impl Pickle {
         }
     }
 
+    /// Every call in the file: the function's place and its arguments'.
+    pub fn calls(&self) -> impl Iterator<Item = (Id, Id)> {
+        self.nodes
+            .iter()
+            .filter_map(|n| if let Node::Call(function, arguments) = n { Some((*function, *arguments)) } else { None })
+    }
+
     /// The items of a tuple or list at a place.
     pub fn items(&self, id: Id) -> Option<&[Id]> {
         match &self.nodes[id] {

@@ -3,6 +3,7 @@
 
 use crate::{
     Archive, Error, Method, Result,
+    tokens::{Token, TokenKind, tokens},
     value::{outside_quotes, split_top_level},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,12 +43,12 @@ impl Script {
             let text = std::str::from_utf8(&bytes)
                 .map_err(|_| Error::invalid_model(format!("the archive is damaged: `{name}` is not UTF-8")))?;
             let module = name["code/".len()..name.len() - ".py".len()].replace('/', ".");
-            script.read_file(&module, text);
+            script.read_file(&module, text, &name)?;
         }
         Ok(script)
     }
 
-    fn read_file(&mut self, module: &str, text: &str) {
+    fn read_file(&mut self, module: &str, text: &str, file: &str) -> Result<()> {
         let mut class: Option<String> = None;
         let mut header: Option<String> = None;
         for line in text.lines() {
@@ -74,7 +75,8 @@ impl Script {
                 header = None;
             }
         }
-        collect_operators(text, &mut self.operators);
+        collect_operators(&tokens(text, file)?, &mut self.operators);
+        Ok(())
     }
 }
 
@@ -92,21 +94,25 @@ fn balanced(text: &str) -> bool {
 }
 
 /// `torch.NAME(` is `aten::NAME`, `ops.NAMESPACE.NAME(` is `NAMESPACE::NAME`.
-fn collect_operators(text: &str, operators: &mut BTreeSet<String>) {
-    let mut word = String::new();
-    for (_, c) in outside_quotes(text) {
-        if c.is_alphanumeric() || matches!(c, '_' | '.') {
-            word.push(c);
+fn collect_operators(tokens: &[Token<'_>], operators: &mut BTreeSet<String>) {
+    let name = |i: usize| tokens.get(i).filter(|t| t.kind == TokenKind::Ident).map(|t| t.text);
+    let sign = |i: usize, sign| tokens.get(i).is_some_and(|t| t.is(sign));
+    for (i, token) in tokens.iter().enumerate() {
+        if i > 0 && sign(i - 1, '.') {
             continue;
         }
-        if c == '(' {
-            if let Some(name) = word.strip_prefix("torch.").filter(|n| !n.contains('.')) {
-                operators.insert(format!("aten::{name}"));
-            } else if let Some((space, name)) = word.strip_prefix("ops.").and_then(|r| r.split_once('.')) {
-                operators.insert(format!("{space}::{name}"));
+        match (token.text, name(i + 2), name(i + 4)) {
+            ("torch", Some(operator), _) if sign(i + 1, '.') && sign(i + 3, '(') => {
+                operators.insert(format!("aten::{operator}"));
             }
+            ("torch", Some("autograd"), Some(operator)) if sign(i + 1, '.') && sign(i + 3, '.') && sign(i + 5, '(') => {
+                operators.insert(format!("aten::{operator}"));
+            }
+            ("ops", Some(space), Some(operator)) if sign(i + 1, '.') && sign(i + 3, '.') && sign(i + 5, '(') => {
+                operators.insert(format!("{space}::{operator}"));
+            }
+            _ => {}
         }
-        word.clear();
     }
 }
 
@@ -132,7 +138,7 @@ mod tests {
     return None
 "#;
         let mut script = Script::default();
-        script.read_file("__torch__", code);
+        script.read_file("__torch__", code, "f").unwrap();
         let class = &script.classes["__torch__.M"];
         assert_eq!(class.methods.len(), 2);
         assert_eq!(

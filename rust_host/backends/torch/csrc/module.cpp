@@ -2,6 +2,7 @@
 #include "value.h"
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <cstring>
+#include <set>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/jit_exception.h>
@@ -145,6 +146,19 @@ int32_t rh_methods(const rh_module *module, char **text, char **error) {
       out << ") -> " << (schema.returns().empty() ? "None" : schema.returns()[0].type()->annotation_str()) << "\n";
     }
     *text = copy_text(out.str());
+  });
+}
+
+int32_t rh_operators(const rh_module *module, char **text, char **error) {
+  return guarded(error, RH_INVALID_MODEL, [&] {
+    std::set<std::string> names;
+    for (auto *function : module->module._ivalue()->compilation_unit()->get_functions())
+      if (auto *graph = torch::jit::tryToGraphFunction(*function))
+        for_each_node(graph->graph()->block(), [&](torch::jit::Node *node) { names.insert(node->kind().toQualString()); });
+    std::string all;
+    for (const auto &name : names)
+      all += name + "\n";
+    *text = copy_text(all);
   });
 }
 

@@ -61,6 +61,8 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index /* -1: cpu */,
 void rh_drop_module(rh_module *);
 // One signature a line, `forward(x: Tensor, k: int=2) -> Tensor`; freed with rh_free_text.
 int32_t rh_methods(const rh_module *, char **text, char **error);
+// Every operator of every function in the file, one a line, as libtorch names them.
+int32_t rh_operators(const rh_module *, char **text, char **error);
 int32_t rh_run(rh_module *, size_t method, const rh_value *arguments, size_t count, rh_result **out, char **error);
 const rh_value *rh_result_value(const rh_result *);
 void rh_drop_result(rh_result *);

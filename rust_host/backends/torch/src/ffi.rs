@@ -61,6 +61,7 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn rh_drop_module(module: *mut RawModule);
     pub(crate) fn rh_methods(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;
+    pub(crate) fn rh_operators(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_run(
         module: *mut RawModule,
         method: usize,

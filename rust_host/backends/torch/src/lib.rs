@@ -64,12 +64,11 @@ impl Backend for Torch {
 
     fn open(&self, archive: &Archive, device: Device) -> Result<Box<dyn Program>> {
         let bytes = archive.bytes().clone();
-        let (module, methods) = on_a_large_stack(move || {
+        on_a_large_stack(move || {
             let module = shim::Module::load(&bytes, device)?;
-            let methods = module.methods()?;
-            Ok((module, methods))
-        })?;
-        Ok(Box::new(TorchProgram { module: Some(module), methods, device }))
+            let (methods, operators) = (module.methods()?, module.operators()?);
+            Ok(Box::new(TorchProgram { module: Some(module), methods, operators, device }) as Box<dyn Program>)
+        })
     }
 
     fn set_threads(&self, count: usize) {
@@ -85,6 +84,7 @@ struct TorchProgram {
     /// `None` only while it is dropped.
     module: Option<shim::Module>,
     methods: Vec<Method>,
+    operators: Vec<String>,
     device: Device,
 }
 
@@ -95,6 +95,10 @@ impl Program for TorchProgram {
 
     fn methods(&self) -> &[Method] {
         &self.methods
+    }
+
+    fn operators(&self) -> &[String] {
+        &self.operators
     }
 
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {

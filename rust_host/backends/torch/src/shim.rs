@@ -44,6 +44,13 @@ impl Module {
         Ok(take_text(text).lines().filter_map(Method::parse).collect())
     }
 
+    pub(crate) fn operators(&self) -> Result<Vec<String>> {
+        let mut text = ptr::null_mut();
+        // SAFETY: the module lives.
+        check(|error| unsafe { ffi::rh_operators(self.0.as_ptr(), &raw mut text, error) })?;
+        Ok(take_text(text).lines().map(str::to_owned).collect())
+    }
+
     pub(crate) fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
         let raw = Arguments::new(arguments);
         let mut result = ptr::null_mut();

@@ -1,0 +1,191 @@
+//! The gate: what an archive holds is checked before libtorch sees a byte of it, because code in an archive runs while it is
+//! loaded, and libtorch trusts lengths and nesting. Steps: checksums and names (`zip`), pickles and tensor bounds, code,
+//! operators. After loading, [`check_operators`] looks once more, at what libtorch itself says the code calls.
+
+use crate::{
+    Archive, Error, ErrorKind, Result, Script,
+    operators::{Policy, is_refused_method, refusal},
+    pickle::{Id, Node, Pickle},
+    tokens::{Token, TokenKind, tokens},
+};
+use std::collections::HashSet;
+
+/// Checks the whole archive.
+///
+/// # Errors
+/// `InvalidModel` if it is damaged, `Refused` if it asks for what no model needs, each with member and line.
+pub fn scan(archive: &Archive, policy: &Policy) -> Result<()> {
+    let shown = archive.path().display();
+    let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
+    let script = Script::read(archive)?;
+    let own: HashSet<&str> = script.classes.values().flat_map(|c| &c.methods).map(|m| m.name.as_str()).collect();
+    let names: Vec<String> = archive.members().map(|(n, _)| n.to_owned()).collect();
+    for name in &names {
+        if name.ends_with(".pkl") && !name.starts_with("extra/") {
+            scan_pickle(archive, name).map_err(at)?;
+        } else if name.starts_with("code/") && name.ends_with(".py") {
+            let Some(bytes) = archive.member(name)? else { continue };
+            let code = std::str::from_utf8(&bytes)
+                .map_err(|_| at(Error::invalid_model(format!("the archive is damaged: `{name}` is not UTF-8"))))?;
+            scan_code(code, name, &own, policy).map_err(at)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks the operators that libtorch found in a loaded model.
+///
+/// # Errors
+/// `Refused` with the first that may not be used.
+pub fn check_operators<'a>(operators: impl IntoIterator<Item = &'a str>, policy: &Policy) -> Result<()> {
+    for operator in operators {
+        if let Some(why) = refusal(operator).filter(|_| !policy.allowed.contains(operator)) {
+            return Err(refused(operator, why, "the model"));
+        }
+    }
+    Ok(())
+}
+
+fn refused(operator: &str, why: &str, place: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("{place} calls `{operator}`, which {why}"))
+        .hint(format!("if you trust the file: `--allow-operator {operator}`"))
+}
+
+fn scan_pickle(archive: &Archive, name: &str) -> Result<()> {
+    let Some(bytes) = archive.member(name)? else { return Ok(()) };
+    let pickle = Pickle::read(&bytes).map_err(|e| Error { message: format!("`{name}`: {}", e.message), ..e })?;
+    // Records of data.pkl lie in data/, those of constants.pkl in constants/.
+    let folder = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".pkl");
+    for (function, arguments) in pickle.calls() {
+        let function = pickle.text(function).unwrap_or_default();
+        if !function.starts_with("torch._utils._rebuild_") {
+            continue;
+        }
+        if !matches!(function, "torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_qtensor") {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("`{name}` holds a tensor of the kind `{function}`, whose indices libtorch does not check"),
+            ));
+        }
+        check_tensor(archive, &pickle, arguments, folder)
+            .map_err(|e| Error { message: format!("`{name}`: {}", e.message), ..e })?;
+    }
+    Ok(())
+}
+
+/// Bytes of one element of a storage of that name.
+fn element_size(storage: &str) -> Option<u64> {
+    Some(match storage.trim_start_matches("torch.").trim_end_matches("Storage") {
+        "Byte" | "Char" | "Bool" | "QInt8" | "QUInt8" | "Untyped" | "Float8_e5m2" | "Float8_e4m3fn"
+        | "Float8_e5m2fnuz" | "Float8_e4m3fnuz" | "Bits8" | "QUInt4x2" | "QUInt2x4" => 1,
+        "Short" | "Half" | "BFloat16" | "UInt16" | "Bits16" => 2,
+        "Int" | "Float" | "QInt32" | "UInt32" | "ComplexHalf" => 4,
+        "Long" | "Double" | "UInt64" | "ComplexFloat" => 8,
+        "ComplexDouble" => 16,
+        _ => return None,
+    })
+}
+
+/// libtorch does not check that a record is as long as its tensor: a short one is read past its end.
+fn check_tensor(archive: &Archive, pickle: &Pickle, arguments: Id, folder: &str) -> Result<()> {
+    let broken = |what: &str| Error::invalid_model(format!("the archive is damaged: a tensor {what}"));
+    let parts = pickle.items(arguments).filter(|p| p.len() >= 4).ok_or_else(|| broken("is not described"))?;
+    let Node::Persistent(storage) = pickle.node(parts[0]) else { return Err(broken("has no storage")) };
+    let storage = pickle.items(*storage).filter(|s| s.len() >= 5).ok_or_else(|| broken("has no storage"))?;
+    let (Some(kind), Some(record)) = (pickle.text(storage[1]), pickle.text(storage[2])) else {
+        return Err(broken("has no storage"));
+    };
+    let size = element_size(kind).ok_or_else(|| broken(&format!("has the unknown type `{kind}`")))?;
+    let whole = |id: Id| match pickle.node(id) {
+        Node::Int(n) => u64::try_from(*n).ok(),
+        _ => None,
+    };
+    let list =
+        |id: Id| pickle.items(id).and_then(|items| items.iter().map(|&i| whole(i)).collect::<Option<Vec<u64>>>());
+    let (Some(count), Some(offset), Some(sizes), Some(strides)) =
+        (whole(storage[4]), whole(parts[1]), list(parts[2]), list(parts[3]))
+    else {
+        return Err(broken("has a size that is negative or no number"));
+    };
+    let name = format!("{folder}/{record}");
+    let bytes = archive.members().find(|(n, _)| *n == name).map(|(_, s)| s);
+    let bytes = bytes.ok_or_else(|| broken(&format!("needs the record `{name}`, which is missing")))?;
+    if count.checked_mul(size) != Some(bytes) {
+        return Err(broken(&format!("needs {count} elements of {size} bytes, the record `{name}` has {bytes} bytes")));
+    }
+    if sizes.len() != strides.len() {
+        return Err(broken("has another number of strides than of sizes"));
+    }
+    if sizes.contains(&0) {
+        return Ok(());
+    }
+    let last = sizes.iter().zip(&strides).try_fold(offset, |at, (n, s)| at.checked_add((n - 1).checked_mul(*s)?));
+    match last {
+        Some(last) if last < count => Ok(()),
+        _ => Err(broken(&format!("reaches beyond the record `{name}`"))),
+    }
+}
+
+fn scan_code(code: &str, file: &str, own: &HashSet<&str>, policy: &Policy) -> Result<()> {
+    let tokens = tokens(code, file)?;
+    let token = |i: usize| tokens.get(i);
+    let joined = |i: usize, sign: char| token(i).is_some_and(|t| t.is(sign) && t.joined);
+    let name_at = |i: usize| token(i).filter(|t| t.kind == TokenKind::Ident && t.joined).map(|t| t.text);
+    let check = |operator: &str, line: usize| match refusal(operator).filter(|_| !policy.allowed.contains(operator)) {
+        Some(why) => Err(refused(operator, why, &format!("`{file}`, line {line}"))),
+        None => Ok(()),
+    };
+    let odd = |t: &Token<'_>| {
+        Err(Error::new(
+            ErrorKind::Refused,
+            format!(
+                "`{file}`, line {}, uses `{}` in a way that torch never writes and that could hide an operator",
+                t.line, t.text
+            ),
+        ))
+    };
+    for (i, t) in tokens.iter().enumerate() {
+        if t.kind != TokenKind::Ident {
+            continue;
+        }
+        let after_dot = i > 0 && tokens[i - 1].is('.');
+        match t.text {
+            // Inside a qualified name (`__torch__.torch.nn`) these are folders.
+            "torch" | "ops" if !after_dot => {
+                // `torch.autograd.grad` is how torch writes `aten::grad`, and reads any `torch.autograd.NAME` as `aten::NAME`.
+                let autograd = t.text == "torch" && name_at(i + 2) == Some("autograd");
+                let deep = usize::from(t.text == "ops" || autograd);
+                let space = if t.text == "torch" { Some("aten") } else { name_at(i + 2) };
+                let dot = i + 1 + 2 * deep;
+                let name = if joined(dot, '.') { name_at(dot + 1) } else { None };
+                match (space, name) {
+                    (Some(space), Some(name)) if joined(i + 1, '.') && joined(dot + 2, '(') => {
+                        check(&format!("{space}::{name}"), t.line)?
+                    }
+                    _ => return odd(t),
+                }
+            }
+            // `x.save(…)`: an operator if `x` is a tensor, whatever methods the archive's classes have.
+            name if after_dot
+                && token(i + 1).is_some_and(|t| t.is('('))
+                && is_method_call(&tokens, i)
+                && (is_refused_method(name) || (name.starts_with('_') && !own.contains(name))) =>
+            {
+                check(&format!("aten::{name}"), t.line)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether `tokens[i]` ends a chain `a.b.c(` that does not begin with `torch`, `ops` or a qualified name, whose operators
+/// and classes are told by their first word.
+fn is_method_call(tokens: &[Token<'_>], i: usize) -> bool {
+    let mut first = i;
+    while first >= 2 && tokens[first - 1].is('.') && tokens[first - 2].kind == TokenKind::Ident {
+        first -= 2;
+    }
+    let behind_bracket = first > 0 && tokens[first - 1].is('.');
+    behind_bracket || !matches!(tokens[first].text, "torch" | "ops" | "__torch__")
+}
