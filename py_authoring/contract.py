@@ -161,13 +161,17 @@ class Contract(Part):
     producer: Producer
     provenance: Provenance = Field(default_factory=Provenance)
 
-    def to_json(self) -> str:
-        """The text of `contract.json`; what is absent is left out."""
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; what is absent is left out."""
         document = self.model_dump(mode="json", exclude_none=True)
         for part in document["inputs"]:
             if not part["optional"]:
                 del part["optional"]
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return document
+
+    def to_json(self) -> str:
+        """The text of `contract.json`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
     def contradictions(self) -> Iterator[str]:
         """What the fields say against one another, a sentence each; nothing for a sound contract."""

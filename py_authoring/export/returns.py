@@ -74,6 +74,32 @@ def layout_of(returned: Any, output_names: Sequence[str] | None = None) -> Layou
     return Layout(names, _tree(returned, numbered), paths)
 
 
+def flatten_as(returned: Any, tree: Any) -> dict[str, Tensor]:
+    """What forward returned, by the output names in a contract's `returns`.
+
+    Raises:
+        RefusedError: it is not nested as the contract says.
+
+    Example:
+        >>> import torch
+        >>> list(flatten_as((torch.ones(1), {"k": torch.zeros(2)}), ["y", {"k": "z"}]))
+        ['y', 'z']
+    """
+    names: dict[str, Tensor] = {}
+    waiting = [(returned, tree)]
+    while waiting:
+        value, below = waiting.pop(0)
+        if isinstance(below, str) and isinstance(value, Tensor):
+            names[below] = value
+        elif isinstance(below, dict) and isinstance(value, Mapping) and list(value) == list(below):
+            waiting[:0] = [(value[key], below[key]) for key in below]
+        elif isinstance(below, list) and isinstance(value, list | tuple) and len(value) == len(below):
+            waiting[:0] = zip(value, below, strict=True)
+        else:
+            raise RefusedError(f"forward returns {type(value).__name__} where the contract's `returns` says {below!r}")
+    return names
+
+
 def _leaves(returned: Any, path: _Path = ()) -> Iterator[tuple[_Path, Tensor]]:
     if isinstance(returned, Tensor):
         yield path, returned

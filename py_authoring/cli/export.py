@@ -1,0 +1,89 @@
+"""`py-authoring export`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from py_authoring.cli.output import (
+    common_options,
+    json_option,
+    model_argument,
+    print_data,
+    print_json,
+    say,
+    say_next,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from py_authoring.export import Version
+
+EXAMPLES = """\b
+Examples:
+  py-authoring export mnist
+  py-authoring export mnist --method trace --checkpoint last
+  py-authoring export some_nn_arch --set export.golden_count=8"""
+
+
+@click.command("export", epilog=EXAMPLES)
+@model_argument
+@click.option("--method", type=click.Choice(["script", "trace"]), help="Default: the recipe's export.method.")
+@click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
+@click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")
+@set_option
+@json_option
+@common_options
+def command(
+    model: str,
+    method: str | None,
+    checkpoint: str | None,
+    untrained: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Export a checkpoint as models/NAME/<next version>/model.pt, with contract and golden examples inside.
+
+    The eager and the exported model run side by side on real inputs of several sizes; past the tolerance, or where a
+    trace would lose control flow, a batch size or a device, nothing is written. Prints the path of the file.
+    """
+    from py_authoring.recipe import load_recipe
+
+    load_recipe(model, overrides=overrides, flags={"--method": method})  # a mistake is said before torch is loaded
+
+    from py_authoring.export import export
+
+    version = export(
+        model,
+        method=method,
+        checkpoint=checkpoint,
+        untrained=untrained,
+        overrides=overrides,
+        command=shlex.join(["py-authoring", *sys.argv[1:]]),
+        say=say,
+    )
+    for note in version.notes:
+        say(f"note: {note}")
+    say(as_text(version))
+    if as_json:
+        print_json(version.to_dict())
+    else:
+        print_data(str(version.path))
+    say_next(f"rust-host run {version.path} …, or py-authoring verify {version.path}")
+
+
+def as_text(version: Version) -> str:
+    """What was compared, and what came of it."""
+    names = [*version.differences]
+    width = max(len(name) for name in names)
+    lines = [
+        f"parity  {name.ljust(width)}  max |diff| {difference.max_abs:.3g}, relative {difference.max_rel:.3g}"
+        for name, difference in version.differences.items()
+    ]
+    count = version.contract.golden.count
+    lines.append(f"checked {version.cases} inputs in {version.seconds:.1f} s")
+    lines.append(f"saved   {version.path}  {version.size:,} bytes, {count} golden examples")
+    return "\n".join(lines)
