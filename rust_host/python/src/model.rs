@@ -1,0 +1,269 @@
+//! `rust_host.Model`: a loaded model as Python calls it. The numbers go in and out through [`crate::value`]; the forward
+//! pass runs without the GIL.
+
+use crate::{
+    error::{guarded, invalid_input, to_py},
+    value::{self, Library},
+    verdict::Verdict,
+};
+use pyo3::{
+    intern,
+    prelude::*,
+    types::{PyDict, PyList, PyMapping, PyString, PyTuple},
+};
+use rust_host_engine::{Datatype, DeviceRequest, Model as Engine, Type, Value, golden};
+use std::path::PathBuf;
+
+/// A TorchScript file, ready to run.
+#[pyclass(frozen, module = "rust_host")]
+pub(crate) struct Model {
+    /// `None` only while it is dropped.
+    engine: Option<Engine>,
+    /// The contract's datatype of each argument, in the method's order.
+    datatypes: Vec<Option<Datatype>>,
+    library: Library,
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        let engine = self.engine.take();
+        // Unloading may wait for another thread that gives back an array which the model kept, and that takes the GIL.
+        Python::attach(|py| py.detach(|| drop(engine)));
+    }
+}
+
+#[pymethods]
+impl Model {
+    #[new]
+    #[pyo3(signature = (path, device = None, *, to = "numpy"))]
+    fn new(py: Python<'_>, path: PathBuf, device: Option<&Bound<'_, PyAny>>, to: &str) -> PyResult<Self> {
+        guarded(py, || {
+            py.import(intern!(py, "numpy"))?; // its absence is said here, not in the middle of a call
+            let library = Library::parse(py, to)?;
+            let device = device.map_or_else(|| Ok(PyString::new(py, "auto")), PyAnyMethods::str)?;
+            let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
+            let open = || Engine::open(&path, &*rust_host_torch::backend()?, device);
+            let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
+            let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
+            let datatypes = engine.method().arguments.iter().map(|a| input(&a.name).map(|i| i.datatype)).collect();
+            Ok(Self { engine: Some(engine), datatypes, library })
+        })
+    }
+
+    #[pyo3(signature = (*args, **kwargs))]
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        guarded(py, || {
+            let arguments = self.bind(args, kwargs)?;
+            let result = self.call(py, &arguments)?;
+            value::to_py(py, result, self.library)
+        })
+    }
+
+    #[pyo3(signature = (inputs, *, to = None))]
+    fn run<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyAny>, to: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
+        guarded(py, || {
+            let library = to.map_or(Ok(self.library), |name| Library::parse(py, name))?;
+            let arguments = self.bind_named(Vec::new(), &by_name(inputs)?)?;
+            let result = self.call(py, &arguments)?;
+            let outputs = PyDict::new(py);
+            for (name, leaf) in self.engine(py)?.outputs(result).map_err(|e| to_py(py, &e))? {
+                outputs.set_item(name, value::to_py(py, leaf, library)?)?;
+            }
+            Ok(outputs)
+        })
+    }
+
+    fn verify(&self, py: Python<'_>) -> PyResult<Verdict> {
+        guarded(py, || {
+            let engine = self.engine(py)?;
+            py.detach(|| golden::verify(engine)).map(Verdict::new).map_err(|e| to_py(py, &e))
+        })
+    }
+
+    #[getter]
+    fn contract<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let engine = self.engine(py)?;
+        if engine.contract().is_none() {
+            return Ok(None);
+        }
+        // The file's own text, so that keys which this version does not know are there too.
+        let json = engine.archive().member("extra/contract.json").map_err(|e| to_py(py, &e))?;
+        json.map(|bytes| py.import("json")?.call_method1("loads", (bytes.as_ref(),))).transpose()
+    }
+
+    #[getter]
+    fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(contract) = self.contract(py)? {
+            return contract.get_item("inputs");
+        }
+        let inputs = PyList::empty(py);
+        for argument in &self.engine(py)?.method().arguments {
+            let input = unknown(py, Some(&argument.name), &argument.kind)?;
+            if let Some(default) = &argument.default {
+                input.set_item("default", default)?;
+            }
+            inputs.append(input)?;
+        }
+        Ok(inputs.into_any())
+    }
+
+    #[getter]
+    fn outputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(contract) = self.contract(py)? {
+            return contract.get_item("outputs");
+        }
+        let outputs = PyList::empty(py);
+        let mut leaves = Vec::new();
+        match &self.engine(py)?.method().returns {
+            Type::Tuple(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    leaf_types(item, Some(format!("output_{i}")), &mut leaves);
+                }
+            }
+            other => leaf_types(other, Some("output_0".to_owned()), &mut leaves),
+        }
+        for (name, kind) in leaves {
+            outputs.append(unknown(py, name.as_deref(), kind)?)?;
+        }
+        Ok(outputs.into_any())
+    }
+
+    #[getter]
+    fn device(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.engine(py)?.device().to_string())
+    }
+
+    #[getter]
+    fn method(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.engine(py)?.method().to_string())
+    }
+
+    #[getter]
+    fn path(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.engine(py)?.archive().path().display().to_string())
+    }
+
+    #[getter]
+    fn to(&self) -> &'static str {
+        self.library.as_str()
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let engine = self.engine(py)?;
+        let shown = PyString::new(py, &engine.archive().path().display().to_string());
+        let name = engine.contract().map(|c| format!(" {}", c.name)).unwrap_or_default();
+        Ok(format!("<rust_host.Model{name} from {}, {} on {}>", shown.repr()?, engine.method(), engine.device()))
+    }
+}
+
+impl Model {
+    fn engine(&self, py: Python<'_>) -> PyResult<&Engine> {
+        self.engine.as_ref().ok_or_else(|| to_py(py, &rust_host_engine::Error::internal("the model is being dropped")))
+    }
+
+    fn call(&self, py: Python<'_>, arguments: &[Option<Value>]) -> PyResult<Value> {
+        let engine = self.engine(py)?;
+        py.detach(|| engine.call(arguments)).map_err(|e| to_py(py, &e))
+    }
+
+    fn bind(&self, args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<Option<Value>>> {
+        let py = args.py();
+        let method = self.engine(py)?.method();
+        if args.len() > method.arguments.len() {
+            let (got, takes) = (args.len(), method.arguments.len());
+            return Err(invalid_input(py, format!("{got} inputs were given, the model takes {takes}: `{method}`")));
+        }
+        let mut positional = Vec::with_capacity(method.arguments.len());
+        for ((argument, datatype), object) in method.arguments.iter().zip(&self.datatypes).zip(args.iter_borrowed()) {
+            positional.push(Some(value::from_py(&object, &argument.kind, *datatype, &argument.name)?));
+        }
+        match kwargs {
+            None if args.len() == method.arguments.len() => Ok(positional),
+            None => self.bind_named(positional, &[]),
+            Some(kwargs) => self.bind_named(positional, &by_name(kwargs)?),
+        }
+    }
+
+    /// Adds inputs by name to those given in order; the engine says what is unknown, doubled or missing.
+    fn bind_named(
+        &self,
+        positional: Vec<Option<Value>>,
+        named: &[(String, Bound<'_, PyAny>)],
+    ) -> PyResult<Vec<Option<Value>>> {
+        let to_error = |e| Python::attach(|py| to_py(py, &e));
+        let Some(engine) = &self.engine else { return Ok(Vec::new()) };
+        let arguments = &engine.method().arguments;
+        let mut inputs: Vec<(String, Value)> = Vec::with_capacity(arguments.len());
+        for (argument, value) in arguments.iter().zip(positional) {
+            inputs.extend(value.map(|v| (argument.name.clone(), v)));
+        }
+        for (name, object) in named {
+            let at = arguments.iter().position(|a| a.name == *name);
+            // An unknown name is refused by `bind`, whatever its value.
+            let value = match at {
+                Some(at) => value::from_py(object, &arguments[at].kind, self.datatypes[at], name)?,
+                None => Value::None,
+            };
+            inputs.push((name.clone(), value));
+        }
+        engine.bind(inputs).map_err(to_error)
+    }
+}
+
+/// The pairs of a mapping from names to anything.
+fn by_name<'py>(inputs: &Bound<'py, PyAny>) -> PyResult<Vec<(String, Bound<'py, PyAny>)>> {
+    let py = inputs.py();
+    let key = |k: &Bound<'py, PyAny>| {
+        let name = k.cast::<PyString>().map_err(|_| invalid_input(py, format!("the input name {k:?} is no str")))?;
+        PyResult::Ok(name.to_cow()?.into_owned())
+    };
+    if let Ok(dict) = inputs.cast::<PyDict>() {
+        return dict.iter().map(|(k, v)| Ok((key(&k)?, v))).collect();
+    }
+    let Ok(mapping) = inputs.cast::<PyMapping>() else {
+        let kind = inputs.get_type().name()?;
+        let wrong = rust_host_engine::Error::invalid_input(format!(
+            "the inputs are {kind}, expected a dict from name to array"
+        ));
+        return Err(to_py(py, &wrong.hint("`model(x)` takes inputs in order, `model.run({\"x\": x})` by name")));
+    };
+    mapping
+        .items()?
+        .iter()
+        .map(|pair| pair.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>())
+        .map(|pair| {
+            let (k, v) = pair?;
+            Ok((key(&k)?, v))
+        })
+        .collect()
+}
+
+/// What is known of an input or output without a contract.
+fn unknown<'py>(py: Python<'py>, name: Option<&str>, kind: &Type) -> PyResult<Bound<'py, PyDict>> {
+    let entry = PyDict::new(py);
+    entry.set_item("name", name)?;
+    for key in ["datatype", "shape", "dims"] {
+        entry.set_item(key, py.None())?;
+    }
+    entry.set_item("type", kind.to_string())?;
+    Ok(entry)
+}
+
+/// The leaves of a type under the names that [`Engine::outputs`] gives them; how many a list or dict will have, and what
+/// they are called, is known only after a call.
+fn leaf_types<'t>(kind: &'t Type, name: Option<String>, leaves: &mut Vec<(Option<String>, &'t Type)>) {
+    match kind {
+        Type::Tuple(items) => {
+            for (i, item) in items.iter().enumerate() {
+                leaf_types(item, name.as_ref().map(|n| format!("{n}.{i}")), leaves);
+            }
+        }
+        Type::List(_) | Type::Dict(..) | Type::Other(_) => leaves.push((None, kind)),
+        leaf => leaves.push((name, leaf)),
+    }
+}
