@@ -174,6 +174,56 @@ pub fn write(tensor: &Tensor) -> Vec<u8> {
     out
 }
 
+/// Writes arrays as one `.npz`, uncompressed, as `numpy.savez` does.
+///
+/// # Errors
+/// `InvalidInput` if it would exceed 4 GiB or hold more than 65,535 arrays, or a name is longer than 64 KiB.
+///
+/// ```
+/// use rust_host_engine::{npy, Tensor};
+/// let t = Tensor::from_elements(vec![2], vec![1i32, 2])?;
+/// let back = npy::read_npz(npy::write_npz(&[("x".into(), t)])?.into(), "x.npz")?;
+/// assert_eq!((back[0].0.as_str(), back[0].1.to_vec::<i32>()?), ("x", vec![1, 2]));
+/// # Ok::<(), rust_host_engine::Error>(())
+/// ```
+pub fn write_npz(arrays: &[(String, Tensor)]) -> Result<Vec<u8>> {
+    let too_large = || Error::invalid_input("one .npz holds up to 4 GiB in 65,535 arrays, write single .npy files");
+    let size = |n: usize| u32::try_from(n).map(u32::to_le_bytes).map_err(|_| too_large());
+    let short = |n: usize| u16::try_from(n).map(u16::to_le_bytes).map_err(|_| too_large());
+    // Version 2.0, UTF-8 names, stored, 1 January 1980 (the earliest date a zip can say).
+    const COMMON: [u8; 10] = [20, 0, 0, 8, 0, 0, 0, 0, 0x21, 0];
+    let (mut out, mut directory) = (Vec::new(), Vec::new());
+    for (name, tensor) in arrays {
+        let data = write(tensor);
+        let name = format!("{name}.npy");
+        let mut about = COMMON.to_vec();
+        about.extend(crc32fast::hash(&data).to_le_bytes());
+        about.extend(size(data.len())?);
+        about.extend(size(data.len())?);
+        about.extend(short(name.len())?);
+        about.extend([0, 0]);
+        let start = size(out.len())?;
+        directory.extend(b"PK\x01\x02\x14\x00");
+        directory.extend(&about);
+        directory.extend([0; 10]);
+        directory.extend(start);
+        directory.extend(name.as_bytes());
+        out.extend(b"PK\x03\x04");
+        out.extend(about);
+        out.extend(name.as_bytes());
+        out.extend(data);
+    }
+    let (count, start) = (short(arrays.len())?, size(out.len())?);
+    out.extend(&directory);
+    out.extend(b"PK\x05\x06\0\0\0\0");
+    out.extend(count);
+    out.extend(count);
+    out.extend(size(directory.len())?);
+    out.extend(start);
+    out.extend([0, 0]);
+    Ok(out)
+}
+
 /// BF16 as FP32, anything else as it is.
 pub fn widened(tensor: &Tensor) -> Tensor {
     if tensor.datatype() != Datatype::Bf16 {
