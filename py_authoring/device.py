@@ -41,5 +41,5 @@ def why_no_cuda() -> str | None:
         try:
             torch.cuda.init()  # type: ignore[no-untyped-call]
         except (RuntimeError, AssertionError) as error:
-            return str(error).splitlines()[0].rstrip(".").removeprefix("Found ").lower()
+            return str(error).partition(".")[0].removeprefix("Found ")
     return None if torch.cuda.device_count() else "no CUDA device is visible"

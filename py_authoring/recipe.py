@@ -171,7 +171,8 @@ def _resolve(
                 return f"--set {dotted}" if source == "--set" else source
             if path[:length] in lines:
                 return f"{file}:{lines[path[:length]]}"
-        return str(file)
+        inside = next((source for key, source in origin.items() if key[: len(path)] == path), None)
+        return f"{inside} {'.'.join(path)}" if inside is not None else str(file)
 
     recipe: Recipe | None = None
     try:

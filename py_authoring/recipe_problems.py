@@ -139,22 +139,25 @@ def _rule(kind: str, message: str, context: Mapping[str, Any]) -> str:
         "Tuple should ",
     ):
         if message.startswith(start):
-            return message.removeprefix(start)
+            rest = message.removeprefix(start)
+            return f"a number {rest}" if rest.startswith(("greater", "less")) else rest
     return message[:1].lower() + message[1:]
 
 
 def _nearest(path: Path, document: Mapping[str, Any]) -> str:
     here = list(keys_of(path[:-1], document))
-    near = suggest(path[-1], here)
-    if near:
-        return near
-    elsewhere: dict[str, str] = {}
+    candidates = {key: key for key in here}
     for section in Recipe.model_fields:
         for key in keys_of((section,), document):
-            elsewhere.setdefault(key, f"{section}.{key}")
-    match = difflib.get_close_matches(path[-1], list(elsewhere), n=1, cutoff=0.75)
-    if match:
-        return f"; did you mean {elsewhere[match[0]]}?"
+            candidates.setdefault(key, f"{section}.{key}")
+
+    def likeness(key: str) -> float:
+        # a key of the same section is the likelier slip; one of another must be much nearer
+        return difflib.SequenceMatcher(None, path[-1], key).ratio() + (0.15 if key in here else 0.0)
+
+    best = max(candidates, key=likeness)
+    if likeness(best) >= 0.75:
+        return f"; did you mean {candidates[best]}?"
     return f"; expected {_either(here)}" if here else ""
 
 

@@ -107,9 +107,10 @@ class Session:
         self.history[:] = saved["history"]
         for name, handler in handlers.items():
             handler.load_state_dict(saved[name])
-        self.trainer.load_state_dict(
-            {"iteration": saved["iteration"], "epoch_length": len(self.batches), "max_epochs": None}
-        )
+        # Ignite begins anew, without a word, where max_epochs is not set or already reached
+        epochs = max(self.resolved.recipe.training.epochs, saved["epoch"] + 1)
+        state = {"iteration": saved["iteration"], "epoch_length": len(self.batches), "max_epochs": epochs}
+        self.trainer.load_state_dict(state)
         resuming.set_random_state(saved["random"])
 
     def check_finite(self) -> None:
@@ -164,6 +165,8 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+    resuming.seed_everything(0)  # a dataset of the user's own may draw, and must give the same fingerprint each time
+    data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
     model = build_model(resolved).to(device)
     optimizer = build_optimizer(model, recipe)
@@ -184,7 +187,7 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
             splits.train, recipe.training.batch_size, recipe.training.seed, lambda: trainer.state.iteration
         ),
         say=say,
-        data_sha256=splits.sha256(),
+        data_sha256=data_sha256,
     )
 
 

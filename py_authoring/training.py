@@ -81,7 +81,6 @@ def train(
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
             session = open_session(resolved, directory / checkpoint.RUNS / checkpoint.new_run_name(directory), say)
-            _begin(session)
             _run(session, stop, None)
         else:
             folder = checkpoint.find_run(directory)
@@ -189,19 +188,21 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
 
 
 # The folder appears with a checkpoint of iteration 0 in it, so that every run there is can be resumed.
-def _begin(session: Session) -> None:
+def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
     with atomic.write_folder(session.folder) as folder:
         write_start(folder, session.resolved, session.device)
         write_history(folder, [])
         (folder / checkpoint.CHECKPOINTS).mkdir()
-        objects = {**session.objects_to_save(), **session.objects_to_resume()}
+        objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
         first = {name: each.state_dict() for name, each in objects.items()}
         checkpoint.save_checkpoint(first, folder / checkpoint.CHECKPOINTS / "last.pt")
 
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
-    if saved is not None:
+    if saved is None:
+        _begin(session, stateful)
+    else:
         session.restore(saved, stateful)
         write_history(session.folder, session.history)  # a kill may have come between checkpoint and history
     _say_start(session, saved)
