@@ -140,7 +140,7 @@ fn limits_below(root: &Path) -> Limits {
     let mounted = root.join("sys/fs/cgroup");
     // A line is `number:controllers:path`; version 2 has the number 0 and no controllers.
     let path_of = |controller: &str| {
-        let mut lines = groups.lines().filter_map(|l| l.splitn(3, ':').nth(1).zip(l.splitn(3, ':').nth(2)));
+        let mut lines = groups.lines().filter_map(|l| l.split_once(':')?.1.split_once(':'));
         lines.find(|(c, _)| c.split(',').any(|c| c == controller)).map(|(_, p)| p.trim_start_matches('/').to_owned())
     };
     let tightest = |base: &Path, group: &str, read: &dyn Fn(&Path) -> Option<f64>| {

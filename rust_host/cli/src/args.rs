@@ -1,0 +1,280 @@
+//! Words → settings. Every flag is documented once, here: help, completion and the reference come from it. The only user of
+//! clap.
+
+use crate::{
+    commands::{bench, run},
+    inputs::Given,
+};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
+use rust_host_engine::{DeviceRequest, Error, Result, error::ErrorKind, operators::Policy};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+/// What is to be done.
+pub(crate) enum Parsed {
+    /// A help page or the version.
+    Show(String),
+    Completions(Vec<u8>),
+    Info(PathBuf, bool),
+    Run(run::Settings),
+    Verify(PathBuf, DeviceRequest, Policy, bool),
+    Bench(bench::Settings, bool),
+    Doctor(bool),
+}
+
+/// Runs, verifies and measures TorchScript models without Python
+#[derive(Parser)]
+#[command(
+    name = "rust-host",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Example:\n  rust-host run model.pt --input image=7.png"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what a model takes and gives, without loading it
+    #[command(
+        after_help = "Example:\n  rust-host info model.pt\n  rust-host info model.pt --json | jq .contract.inputs"
+    )]
+    Info {
+        /// A TorchScript file
+        file: PathBuf,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a model on inputs from files, from the command line or from stdin
+    #[command(
+        visible_alias = "predict",
+        after_help = "Examples:\n  rust-host run model.pt --input image=7.png --top-k 3\n  rust-host run model.pt --input x=x.npy --input h=h.npy --output results\n  rust-host run model.pt --input '[[1, 2, 3, 4]]' --format json\n  rust-host run model.pt --input - --output - < x.npy > y.npy"
+    )]
+    Run(RunArgs),
+    /// Replay a model's golden examples on this machine
+    #[command(
+        after_help = "Example:\n  rust-host verify model.pt --device cpu\n\nExit code 1: a difference beyond the tolerance."
+    )]
+    Verify {
+        /// A TorchScript file with a contract
+        file: PathBuf,
+        #[command(flatten)]
+        device: DeviceArg,
+        #[command(flatten)]
+        policy: PolicyArg,
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Measure how long a call takes: median, 99th percentile, throughput
+    #[command(after_help = "Example:\n  rust-host bench model.pt --batch 1,8,32 --threads 1 --seconds 2")]
+    Bench(BenchArgs),
+    /// Say what this machine has: libtorch, processor, limits, CUDA
+    #[command(after_help = "Example:\n  rust-host doctor --json\n\nExit code 1: libtorch cannot be used here.")]
+    Doctor {
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the completion script of a shell
+    #[command(
+        after_help = "Example:\n  rust-host completions bash > ~/.local/share/bash-completion/completions/rust-host"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Args)]
+struct DeviceArg {
+    /// Where to run: auto, cpu, cuda or cuda:N; `cuda` never falls back to the processor
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: DeviceRequest,
+}
+
+#[derive(Args)]
+struct PolicyArg {
+    /// Let the model call this operator although the gate refuses it; only for a file that you trust
+    #[arg(long = "allow-operator", value_name = "NAME")]
+    allow_operator: Vec<String>,
+}
+
+#[derive(Args)]
+struct ThreadsArg {
+    /// Threads inside an operator (default: what this process may use)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+#[derive(Args)]
+struct InputArg {
+    /// An input: a .npy, .npz, .json or picture file, JSON, or `-` for stdin; the name may be left out where one is needed
+    #[arg(long = "input", short = 'i', value_name = "NAME=VALUE")]
+    input: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// A TorchScript file
+    file: PathBuf,
+    #[command(flatten)]
+    input: InputArg,
+    /// Write one file for each output into this folder, or `-` for stdout
+    #[arg(long, short = 'o', value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Form of the outputs (default: table; npy with --output)
+    #[arg(long, short = 'f', value_enum)]
+    format: Option<Form>,
+    /// How many labels to show, where the contract has labels
+    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    top_k: u16,
+    /// Draw pictures among the inputs (on a terminal they are drawn anyway)
+    #[arg(long)]
+    draw: bool,
+    #[command(flatten)]
+    device: DeviceArg,
+    #[command(flatten)]
+    threads: ThreadsArg,
+    #[command(flatten)]
+    policy: PolicyArg,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// A TorchScript file
+    file: PathBuf,
+    #[command(flatten)]
+    input: InputArg,
+    /// Batch sizes (default: 1,8,32 where the contract leaves the batch free)
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
+    batch: Vec<i64>,
+    /// How long to measure each batch size
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    seconds: Duration,
+    #[command(flatten)]
+    device: DeviceArg,
+    #[command(flatten)]
+    threads: ThreadsArg,
+    #[command(flatten)]
+    policy: PolicyArg,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    Table,
+    Json,
+    Npy,
+    Npz,
+}
+
+fn seconds(text: &str) -> std::result::Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
+    number.map(Duration::from_secs_f64).ok_or_else(|| "expected a number of seconds, at most 3600".to_owned())
+}
+
+impl PolicyArg {
+    fn settle(self) -> Policy {
+        Policy { allowed: self.allow_operator.into_iter().collect() }
+    }
+}
+
+/// Reads the words after the program's name.
+///
+/// # Errors
+/// `InvalidInput` in the host's own words.
+pub(crate) fn parse(args: &[OsString]) -> Result<Parsed> {
+    let name = OsString::from("rust-host");
+    match Cli::try_parse_from(std::iter::once(&name).chain(args)) {
+        Ok(cli) => Ok(settle(cli.command)),
+        Err(e) if matches!(e.kind(), Clap::DisplayHelp | Clap::DisplayVersion) => Ok(Parsed::Show(e.to_string())),
+        Err(e) => Err(misuse(&e, args)),
+    }
+}
+
+fn settle(command: Command) -> Parsed {
+    let given = |words: InputArg| words.input.into_iter().map(Given::new).collect();
+    match command {
+        Command::Info { file, json } => Parsed::Info(file, json),
+        Command::Verify { file, device, policy, json } => Parsed::Verify(file, device.device, policy.settle(), json),
+        Command::Doctor { json } => Parsed::Doctor(json),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rust-host", &mut script);
+            Parsed::Completions(script)
+        }
+        Command::Bench(b) => Parsed::Bench(
+            bench::Settings {
+                file: b.file,
+                inputs: given(b.input),
+                batches: b.batch,
+                time: b.seconds,
+                device: b.device.device,
+                threads: b.threads.threads.map(usize::from),
+                policy: b.policy.settle(),
+            },
+            b.json,
+        ),
+        Command::Run(r) => {
+            let target = match r.output {
+                Some(p) if p.as_os_str() == "-" => run::Target::Stdout,
+                Some(p) => run::Target::Folder(p),
+                None => run::Target::Screen,
+            };
+            let form = match r.format {
+                _ if r.json => Some(run::Form::Json),
+                Some(Form::Table) => Some(run::Form::Table),
+                Some(Form::Json) => Some(run::Form::Json),
+                Some(Form::Npy) => Some(run::Form::Npy),
+                Some(Form::Npz) => Some(run::Form::Npz),
+                None => None,
+            };
+            Parsed::Run(run::Settings {
+                file: r.file,
+                inputs: given(r.input),
+                target,
+                form,
+                top_k: usize::from(r.top_k),
+                draw: r.draw,
+                device: r.device.device,
+                threads: r.threads.threads.map(usize::from),
+                policy: r.policy.settle(),
+            })
+        }
+    }
+}
+
+/// clap's text as an error of ours: one sentence, names in backticks, what to do as a hint.
+fn misuse(error: &clap::Error, args: &[OsString]) -> Error {
+    let command = args.first().and_then(|a| a.to_str()).filter(|a| {
+        Cli::command().get_subcommands().any(|c| c.get_name() == *a || c.get_all_aliases().any(|alias| alias == *a))
+    });
+    let help = command.map_or("`rust-host --help` lists the commands".to_owned(), |c| {
+        format!("`rust-host {c} --help` shows every flag and an example")
+    });
+    if error.kind() == Clap::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Error::new(ErrorKind::InvalidInput, "a command is missing").hint(help);
+    }
+    let text = error.to_string();
+    let text = text.split("\n\nUsage:").next().unwrap_or_default().split("\n\nFor more").next().unwrap_or_default();
+    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+    let mut message = lines.next().unwrap_or_default().trim_start_matches("error: ").replace('\'', "`");
+    let mut hint = None;
+    for line in lines {
+        match line.strip_prefix("tip: ") {
+            Some(tip) => hint = hint.or(Some(tip.replace('\'', "`"))),
+            None => message.push_str(&format!(" {line}")),
+        }
+    }
+    Error::new(ErrorKind::InvalidInput, message).hint(hint.unwrap_or(help))
+}

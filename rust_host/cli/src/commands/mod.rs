@@ -1,0 +1,30 @@
+//! One module a command: a function from plain values to a value. Nothing here prints or parses words.
+
+pub(crate) mod bench;
+pub(crate) mod doctor;
+pub(crate) mod info;
+pub(crate) mod run;
+pub(crate) mod verify;
+
+use rust_host_engine::{Archive, Backend, Contract};
+
+/// What a model is called: by its contract, else by its file.
+fn model_name(archive: &Archive, contract: Option<&Contract>) -> String {
+    contract.map(|c| c.name.clone()).unwrap_or_else(|| {
+        archive.path().file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned())
+    })
+}
+
+/// Sets the number of threads that was asked for. Without one, libtorch's own number is lowered to what this process may
+/// use: libtorch counts processors and does not see a container's limit.
+fn set_threads(backend: &dyn Backend, asked: Option<usize>) {
+    match asked {
+        Some(count) => backend.set_threads(count),
+        None => {
+            let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            if backend.threads() > allowed {
+                backend.set_threads(allowed);
+            }
+        }
+    }
+}

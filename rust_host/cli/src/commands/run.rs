@@ -1,0 +1,213 @@
+//! `run`: inputs → model → outputs, on the screen, in a folder or on stdout.
+
+use super::{model_name, set_threads};
+use crate::{
+    drawing, folder,
+    inputs::{self, Given},
+    predictions::{self, Prediction},
+};
+use rust_host_engine::{
+    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Model, Result, Tensor, Value,
+    error::ErrorKind, npy, operators::Policy,
+};
+use std::path::PathBuf;
+
+/// Where outputs go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// A table or JSON for a person or a program to read.
+    Screen,
+    /// Bytes on stdout (`--output -`).
+    Stdout,
+    /// Files in a folder.
+    Folder(PathBuf),
+}
+
+/// What outputs look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub(crate) enum Form {
+    Table,
+    Json,
+    Npy,
+    Npz,
+}
+
+/// What to run, on what, and what to do with the outputs.
+pub(crate) struct Settings {
+    /// The model's file.
+    pub file: PathBuf,
+    /// Inputs as they were typed.
+    pub inputs: Vec<Given>,
+    /// Where outputs go.
+    pub target: Target,
+    /// What they look like; by default what suits the target.
+    pub form: Option<Form>,
+    /// Labels to show.
+    pub top_k: usize,
+    /// Draw pictures also where the output is no terminal.
+    pub draw: bool,
+    /// Where to run.
+    pub device: DeviceRequest,
+    /// Threads inside operators.
+    pub threads: Option<usize>,
+    /// Operators that the owner of this machine allows.
+    pub policy: Policy,
+}
+
+/// What came out.
+pub(crate) struct Outcome {
+    /// The model's name.
+    pub model_name: String,
+    /// Where it ran.
+    pub device: Device,
+    /// One sentence each, for stderr.
+    pub notes: Vec<String>,
+    /// Outputs by name.
+    pub outputs: Vec<(String, Value)>,
+    /// Most likely labels, where the contract has labels.
+    pub predictions: Vec<Prediction>,
+    /// A drawing of each picture among the inputs.
+    pub drawings: Vec<Vec<String>>,
+    /// Whether drawings were asked for.
+    pub draw: bool,
+    /// How the outputs leave.
+    pub leaving: Leaving,
+}
+
+/// How outputs leave.
+pub(crate) enum Leaving {
+    /// To be printed.
+    Table,
+    /// To be printed.
+    Json,
+    /// To be written to stdout as they are.
+    Bytes(Vec<u8>),
+    /// Written already.
+    Files(Vec<PathBuf>),
+}
+
+/// Runs a model once.
+///
+/// # Errors
+/// `InvalidInput` for inputs that cannot be read or do not fit, and what opening, running and writing say.
+pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome> {
+    let form = form(&settings)?;
+    let archive = Archive::open(&settings.file)?;
+    let contract = archive.contract()?;
+    // The file's own text says what the arguments are, so that wrong inputs are told before libtorch is loaded.
+    let description = Description::read(&archive)?;
+    let early = match description.methods.first() {
+        Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref())?),
+        None => None,
+    };
+    let backend = backends.open()?;
+    set_threads(backend.as_ref(), settings.threads);
+    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
+    let found = match early {
+        Some(found) => found,
+        None => inputs::gather(&settings.inputs, model.method(), contract.as_ref())?,
+    };
+    let picture = contract.as_ref().and_then(|c| {
+        let image = c.image.as_ref()?;
+        found.values.iter().find_map(|(n, v)| match v {
+            Value::Tensor(t) if *n == image.input => Some(drawing::draw(t, image)),
+            _ => None,
+        })
+    });
+    let given = said(&found.values);
+    let outputs = model.run(found.values).map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
+    let mut notes = found.notes;
+    if settings.draw && picture.is_none() {
+        notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
+    }
+    let predictions = contract.as_ref().map(|c| predictions::predict(c, &outputs, settings.top_k)).unwrap_or_default();
+    let leaving = match (settings.target, form) {
+        (Target::Screen, Form::Table) => Leaving::Table,
+        (Target::Screen | Target::Stdout, Form::Json) => Leaving::Json,
+        (Target::Screen | Target::Stdout, Form::Npy) => Leaving::Bytes(npy::write(only_tensor(&outputs)?)),
+        (Target::Screen | Target::Stdout, Form::Npz) => Leaving::Bytes(npy::write_npz(&tensors(&outputs)?)?),
+        (Target::Stdout, Form::Table) => match only_tensor(&outputs) {
+            Ok(tensor) => Leaving::Bytes(npy::write(tensor)),
+            Err(_) => Leaving::Bytes(npy::write_npz(&tensors(&outputs)?)?),
+        },
+        (Target::Folder(path), Form::Npz) => {
+            let bytes = npy::write_npz(&tensors(&outputs)?)?;
+            Leaving::Files(folder::write(&path, vec![folder::Entry { name: "outputs.npz".to_owned(), bytes }])?)
+        }
+        (Target::Folder(path), form) => {
+            Leaving::Files(folder::write(&path, folder::entries(&outputs, form == Form::Json))?)
+        }
+    };
+    Ok(Outcome {
+        model_name: model_name(model.archive(), contract.as_ref()),
+        device: model.device(),
+        notes,
+        outputs,
+        predictions,
+        drawings: picture.unwrap_or_default(),
+        draw: settings.draw,
+        leaving,
+    })
+}
+
+/// The form that was asked for, or what suits the target. `Table` with stdout means: the array itself, or `.npz` for several.
+fn form(settings: &Settings) -> Result<Form> {
+    match (&settings.target, settings.form) {
+        (Target::Screen | Target::Stdout, None) => Ok(Form::Table),
+        (Target::Folder(_), None) => Ok(Form::Npy),
+        (Target::Folder(_) | Target::Stdout, Some(Form::Table)) => {
+            Err(Error::invalid_input("a table cannot be written with `--output`, expected the format npy, npz or json"))
+        }
+        (_, Some(form)) => Ok(form),
+    }
+}
+
+fn only_tensor(outputs: &[(String, Value)]) -> Result<&Tensor> {
+    match outputs {
+        [(_, Value::Tensor(tensor))] => Ok(tensor),
+        _ => {
+            let names: Vec<_> = outputs.iter().map(|(n, v)| format!("`{n}` ({})", v.kind())).collect();
+            Err(Error::invalid_input(format!("one .npy holds one tensor, the outputs are {}", names.join(", ")))
+                .hint("`--format npz` or `--format json` holds all, `--output DIR` writes one file each"))
+        }
+    }
+}
+
+/// Every output as a tensor; plain numbers become tensors without dimensions.
+fn tensors(outputs: &[(String, Value)]) -> Result<Vec<(String, Tensor)>> {
+    let tensor = |(name, value): &(String, Value)| {
+        let tensor = match value {
+            Value::Tensor(tensor) => tensor.clone(),
+            Value::Int(i) => Tensor::from_elements(vec![], vec![*i])?,
+            Value::Float(x) => Tensor::from_elements(vec![], vec![*x])?,
+            Value::Bool(b) => Tensor::from_bools(vec![], vec![*b])?,
+            other => {
+                return Err(Error::invalid_input(format!(
+                    "output `{name}` is {}, which no .npz can hold",
+                    other.kind()
+                ))
+                .hint("`--format json` holds every output"));
+            }
+        };
+        Ok((name.clone(), tensor))
+    };
+    outputs.iter().map(tensor).collect()
+}
+
+/// `x: FP64 [1, 4], n: int`
+fn said(values: &[(String, Value)]) -> String {
+    let one = |(name, value): &(String, Value)| match value {
+        Value::Tensor(t) => format!("`{name}` {} ({}) {:?}", t.datatype(), t.datatype().numpy_name(), t.shape()),
+        other => format!("`{name}` {}", other.kind()),
+    };
+    values.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// Without a contract it is the model itself that refuses an input, in words that may not say what it was given.
+fn with_datatypes(error: Error, contract: Option<&Contract>, given: &str) -> Error {
+    if error.kind != ErrorKind::Failed || error.hint.is_some() || contract.is_some() || given.is_empty() {
+        return error;
+    }
+    error.hint(format!("the model has no contract to check inputs against; it was given {given}"))
+}

@@ -1,0 +1,44 @@
+//! `verify`: replays a model's golden examples on this machine.
+
+use super::{model_name, set_threads};
+use rust_host_engine::{
+    Archive, Backends, Device, DeviceRequest, Error, Model, Result,
+    golden::{self, Verdict},
+    operators::Policy,
+};
+use std::path::Path;
+
+/// The verdict, and where it was reached.
+pub(crate) struct Verified {
+    /// The model's name.
+    pub model_name: String,
+    /// Where it ran.
+    pub device: Device,
+    /// With which library.
+    pub library: String,
+    /// What came out.
+    pub verdict: Verdict,
+}
+
+/// Replays the examples.
+///
+/// # Errors
+/// `InvalidContract` if there is no contract or no example, and what opening and running say.
+pub(crate) fn verify(file: &Path, device: DeviceRequest, policy: &Policy, backends: &dyn Backends) -> Result<Verified> {
+    let archive = Archive::open(file)?;
+    // Asked before libtorch is loaded.
+    let contract = archive.contract()?.ok_or_else(|| {
+        Error::invalid_contract(format!("`{}` has no contract, so there is nothing to verify", file.display()))
+            .hint("`py-authoring export` writes one")
+    })?;
+    golden::read(&archive, &contract)?;
+    let backend = backends.open()?;
+    set_threads(backend.as_ref(), None);
+    let model = Model::from_archive(archive, backend.as_ref(), device, policy)?;
+    Ok(Verified {
+        model_name: model_name(model.archive(), model.contract()),
+        device: model.device(),
+        library: backend.library(),
+        verdict: golden::verify(&model)?,
+    })
+}

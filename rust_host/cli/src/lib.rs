@@ -1,0 +1,63 @@
+//! The command line `rust-host`: parse → settle → do → print.
+//!
+//! `args` parses (and alone knows clap), `commands` do the work on plain values, `output` prints what came out of it, errors
+//! included. The binary passes a loader that opens libtorch at need, the wheel its linked backend.
+
+mod args;
+mod commands;
+mod drawing;
+mod folder;
+mod inputs;
+mod output;
+mod predictions;
+mod table;
+
+use rust_host_engine::{Backends, Error, Result};
+use std::{
+    ffi::OsString,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+/// Runs one command line (without the program's name) and returns its exit code: 0 done, 1 failed or the answer is no,
+/// 2 misuse. Prints to the process's stdout and stderr.
+pub fn run(args: impl IntoIterator<Item = OsString>, backends: &dyn Backends) -> i32 {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let json = output::asks_for_json(&args);
+    let result = catch_unwind(AssertUnwindSafe(|| answer(&args, backends)))
+        .unwrap_or_else(|panic| Err(Error::internal(format!("internal error: {}", panic_text(panic.as_ref())))));
+    output::finish(result, json)
+}
+
+fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> {
+    match args::parse(args)? {
+        args::Parsed::Show(text) => Ok(output::Answer::text(text)),
+        args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),
+        args::Parsed::Info(file, json) => Ok(output::info(&commands::info::info(&file)?, json)),
+        args::Parsed::Run(settings) => Ok(output::run(commands::run::run(settings, backends)?)),
+        args::Parsed::Verify(file, device, policy, json) => {
+            Ok(output::verify(&commands::verify::verify(&file, device, &policy, backends)?, json))
+        }
+        args::Parsed::Bench(settings, json) => Ok(output::bench(&commands::bench::bench(&settings, backends)?, json)),
+        args::Parsed::Doctor(json) => Ok(output::doctor(&commands::doctor::doctor(backends), json)),
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no reason given")
+}
+
+/// What the binary's `main` does: [`run`] with the process's arguments, and the process prepared for it.
+pub fn main(backends: &dyn Backends) -> ExitCode {
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        // `run` says it in a sentence.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
+    // A file beyond RLIMIT_FSIZE raises SIGXFSZ, which ends the process; with a handler the write fails and can be told.
+    // Where it cannot be set, the process ends as it would have.
+    const SIGXFSZ: i32 = signal_hook::consts::SIGXFSZ;
+    let _set = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    ExitCode::from(u8::try_from(run(std::env::args_os().skip(1), backends)).unwrap_or(1))
+}

@@ -1,0 +1,322 @@
+//! What `info`, `verify`, `bench` and `doctor` found, as text or one JSON document.
+
+use super::Answer;
+use crate::{
+    commands::{bench::Measured, doctor::Report, info::Info, verify::Verified},
+    table,
+};
+use rust_host_engine::{
+    BUILD, Contract, Description, Method,
+    contract::{Dim, Input, Output},
+    description::TensorEntry,
+    json,
+    machine::LIBTORCH_VERSION,
+};
+use serde_json::{Value as Json, json};
+
+/// Bytes of one element of a storage, by torch's name of its type.
+fn element_size(storage: &str) -> u64 {
+    match storage {
+        "Double" | "Long" | "ComplexFloat" | "UInt64" => 8,
+        "Float" | "Int" | "QInt32" | "ComplexHalf" | "UInt32" => 4,
+        "Half" | "BFloat16" | "Short" | "UInt16" => 2,
+        "ComplexDouble" => 16,
+        _ => 1,
+    }
+}
+
+/// Number of tensors, of their elements, and of bytes.
+fn totals<'a>(tensors: impl Iterator<Item = &'a TensorEntry>) -> (usize, u64, u64) {
+    tensors.fold((0, 0, 0), |(n, elements, bytes), t| {
+        let more = t.elements();
+        (n + 1, elements + more, bytes + more.saturating_mul(element_size(&t.storage)))
+    })
+}
+
+/// What a file says about itself.
+pub(crate) fn info(info: &Info, as_json: bool) -> Answer {
+    let about = &info.about;
+    let (count, parameters, parameter_bytes) = totals(about.tensors.iter().filter(|t| t.parameter));
+    let (other_count, others, other_bytes) = totals(about.tensors.iter().filter(|t| !t.parameter));
+    if as_json {
+        let entry = |tensors, elements, bytes| json!({"tensors": tensors, "count": elements, "bytes": bytes});
+        return Answer::document(&json!({
+            "path": info.path.display().to_string(),
+            "file_size": about.file_size,
+            "format": about.format,
+            "class": about.class,
+            "contract": about.contract,
+            "methods": about.methods.iter().map(method).collect::<Vec<_>>(),
+            "parameters": entry(count, parameters, parameter_bytes),
+            "buffers": entry(other_count, others, other_bytes),
+            "tensors": about.tensors,
+            "operators": about.operators,
+            "extra_files": about.extra_files.iter().map(|(n, s)| json!({"name": n, "size": s})).collect::<Vec<_>>(),
+        }));
+    }
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut facts = vec![row("file", format!("{}, {}", info.path.display(), table::bytes(about.file_size)))];
+    facts.push(row("class", about.class.clone()));
+    let tensors = |n: usize, elements, bytes| {
+        format!("{} in {n} tensor{}, {}", table::grouped(elements), if n == 1 { "" } else { "s" }, table::bytes(bytes))
+    };
+    facts.push(row("parameters", tensors(count, parameters, parameter_bytes)));
+    if other_count > 0 {
+        facts.push(row("buffers", tensors(other_count, others, other_bytes)));
+    }
+    let name = about.contract.as_ref().map_or("no contract", |c| c.name.as_str());
+    let mut text = format!("{name}\n");
+    match &about.contract {
+        Some(contract) => {
+            facts.extend(made_by(contract));
+            text.push_str(&table::columns(&facts));
+            text.push_str(&signature(contract));
+        }
+        None => text.push_str(&table::columns(&facts)),
+    }
+    text.push_str(&the_rest(about));
+    Answer::text(text)
+}
+
+fn method(m: &Method) -> Json {
+    let argument =
+        |a: &rust_host_engine::Argument| json!({"name": a.name, "type": a.kind.to_string(), "default": a.default});
+    json!({
+        "name": m.name,
+        "arguments": m.arguments.iter().map(argument).collect::<Vec<_>>(),
+        "returns": m.returns.to_string(),
+        "signature": m.to_string(),
+    })
+}
+
+fn made_by(contract: &Contract) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    if let Some(description) = &contract.description {
+        row("description", description.clone());
+    }
+    if let Some(license) = &contract.license {
+        row("license", license.clone());
+    }
+    let said = |key: &str| contract.provenance.get(key).and_then(Json::as_str);
+    let mut made = format!("{} {}", contract.producer.name, contract.producer.version);
+    for (key, before) in [("torch_version", "torch "), ("created", "")] {
+        if let Some(value) = said(key) {
+            made.push_str(&format!(", {before}{value}"));
+        }
+    }
+    row("made by", made);
+    for metric in &contract.metrics {
+        let value = metric.value.map_or("not finite".to_owned(), table::number);
+        let on =
+            [metric.dataset.as_deref(), metric.split.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let samples = metric.samples.map_or(String::new(), |n| format!(", {} samples", table::grouped(n)));
+        row(&metric.name, if on.is_empty() { value + &samples } else { format!("{value} on {on}{samples}") });
+    }
+    row("golden", format!("{} examples", contract.golden.count));
+    rows
+}
+
+fn dims(dims: &[Dim]) -> String {
+    let one = |d: &Dim| match d {
+        Dim::Fixed(n) => n.to_string(),
+        Dim::Named(name) => name.clone(),
+    };
+    format!("[{}]", dims.iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+fn signature(contract: &Contract) -> String {
+    let input = |i: &Input| {
+        let mut more = Vec::new();
+        if i.optional {
+            more.push("optional".to_owned());
+        }
+        if let Some(image) = contract.image.as_ref().filter(|image| image.input == i.name) {
+            let size = image.size.map_or(String::new(), |s| format!(", {} x {}", s.height, s.width));
+            more.push(format!("picture ({:?}, {:?}{size})", image.color, image.layout));
+        }
+        more.extend(i.description.clone());
+        vec![i.name.clone(), i.datatype.to_string(), dims(&i.dims), more.join(", ")]
+    };
+    let output = |o: &Output| {
+        let mut more = Vec::new();
+        if let Some(activation) = o.activation {
+            more.push(json!(activation).as_str().unwrap_or_default().to_owned());
+        }
+        if let Some(labels) = &o.labels {
+            let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
+            let dots = if labels.len() > shown.len() { " …" } else { "" };
+            more.push(format!("{} labels: {}{dots}", labels.len(), shown.join(" ")));
+        }
+        more.push(format!("rtol {} atol {}", table::number(o.rtol), table::number(o.atol)));
+        vec![o.name.clone(), o.datatype.to_string(), dims(&o.dims), more.join(", ")]
+    };
+    let mut text = format!("inputs\n{}", table::columns(&contract.inputs.iter().map(input).collect::<Vec<_>>()));
+    text.push_str("outputs\n");
+    text.push_str(&table::columns(&contract.outputs.iter().map(output).collect::<Vec<_>>()));
+    let bound = |(name, b): (&String, &rust_host_engine::contract::Bounds)| {
+        let min = b.min.unwrap_or(0);
+        vec![name.clone(), b.max.map_or(format!("at least {min}"), |max| format!("{min} to {max}"))]
+    };
+    if !contract.dims.is_empty() {
+        text.push_str("free sizes\n");
+        text.push_str(&table::columns(&contract.dims.iter().map(bound).collect::<Vec<_>>()));
+    }
+    text
+}
+
+fn the_rest(about: &Description) -> String {
+    let mut text = "methods\n".to_owned();
+    text.extend(about.methods.iter().map(|m| format!("  {m}\n")));
+    text.push_str(&format!("operators ({})\n", about.operators.len()));
+    let mut line = String::new();
+    for operator in &about.operators {
+        if line.len() + operator.len() > 96 {
+            text.push_str(&format!(" {line}\n"));
+            line.clear();
+        }
+        line.push_str(&format!(" {operator}"));
+    }
+    if !line.is_empty() {
+        text.push_str(&format!(" {line}\n"));
+    }
+    if !about.extra_files.is_empty() {
+        text.push_str("extra files\n");
+        let rows: Vec<_> = about.extra_files.iter().map(|(n, s)| vec![n.clone(), table::bytes(*s)]).collect();
+        text.push_str(&table::columns(&rows));
+    }
+    text
+}
+
+/// The verdict on the golden examples; exit code 1 when it is "no".
+pub(crate) fn verify(verified: &Verified, as_json: bool) -> Answer {
+    let verdict = &verified.verdict;
+    let code = i32::from(!verdict.ok);
+    if as_json {
+        let output = |d: &rust_host_engine::golden::Difference| {
+            json!({
+                "output": d.output, "max_abs": json::from_f64(d.max_abs), "max_rel": json::from_f64(d.max_rel),
+                "rtol": d.rtol, "atol": d.atol, "ok": d.ok,
+            })
+        };
+        return Answer::document(&json!({
+            "model_name": verified.model_name, "device": verified.device.to_string(), "library": verified.library,
+            "examples": verdict.examples, "ok": verdict.ok,
+            "outputs": verdict.outputs.iter().map(output).collect::<Vec<_>>(),
+        }))
+        .code(code);
+    }
+    let mut rows = vec![["output", "max |diff|", "max relative", "rtol", "atol", ""].map(str::to_owned).to_vec()];
+    rows.extend(verdict.outputs.iter().map(|d| {
+        let verdict = if d.ok { "ok" } else { "too far" };
+        let numbers = [d.max_abs, d.max_rel, d.rtol, d.atol].map(table::number);
+        [vec![d.output.clone()], numbers.to_vec(), vec![verdict.to_owned()]].concat()
+    }));
+    let verdict = format!(
+        "{} on {} ({}): {} of {} golden examples{}\n",
+        verified.model_name,
+        verified.device,
+        verified.library,
+        if verdict.ok { "reproduces all" } else { "does not reproduce all" },
+        verdict.examples,
+        if verdict.ok { "" } else { ": a difference is beyond the tolerance" },
+    );
+    Answer::text(verdict + &table::columns(&rows)).code(code)
+}
+
+/// Times for each batch size.
+pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
+    let per_second = |batch: Option<i64>, calls: f64| calls * batch.unwrap_or(1) as f64;
+    if as_json {
+        let result = |(batch, m): &(Option<i64>, rust_host_engine::Measurement)| {
+            json!({
+                "batch": batch, "calls": m.calls, "min_us": m.min_us, "median_us": m.median_us, "p99_us": m.p99_us,
+                "calls_per_second": m.calls_per_second, "items_per_second": per_second(*batch, m.calls_per_second),
+            })
+        };
+        return Answer::document(&json!({
+            "model_name": measured.model_name, "device": measured.device.to_string(), "library": measured.library,
+            "threads": measured.threads, "results": measured.results.iter().map(result).collect::<Vec<_>>(),
+        }))
+        .notes(measured.notes.clone());
+    }
+    let mut rows = vec![["batch", "median", "p99", "min", "items/s", "calls"].map(str::to_owned).to_vec()];
+    rows.extend(measured.results.iter().map(|(batch, m)| {
+        vec![
+            batch.map_or("-".to_owned(), |b| b.to_string()),
+            table::time(m.median_us),
+            table::time(m.p99_us),
+            table::time(m.min_us),
+            table::grouped(per_second(*batch, m.calls_per_second).round() as u64),
+            table::grouped(m.calls as u64),
+        ]
+    }));
+    let threads = if measured.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", measured.threads) };
+    let head = format!("{} on {} ({}, {threads})\n", measured.model_name, measured.device, measured.library);
+    Answer::text(head + &table::columns(&rows)).notes(measured.notes.clone())
+}
+
+/// What this machine has; exit code 1 when libtorch cannot be used.
+pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
+    let code = i32::from(report.problem.is_some());
+    let location = report.libtorch.as_ref();
+    let path = location.and_then(|l| l.path.as_ref()).map(|p| p.display().to_string());
+    let version = location.and_then(|l| l.version.clone());
+    if as_json {
+        return Answer::document(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "build": BUILD,
+            "libtorch": {
+                "expected": LIBTORCH_VERSION, "version": version, "path": path,
+                "searched": location.map(|l| l.searched.iter().map(|p| p.display().to_string()).collect::<Vec<_>>()),
+                "usable": report.problem.is_none(),
+                "why_not": report.problem.as_ref().map(|e| &e.message),
+                "hint": report.problem.as_ref().and_then(|e| e.hint.as_ref()),
+            },
+            "cpu": report.cpu,
+            "threads": report.threads,
+            "limits": report.limits,
+            "cuda": {
+                "available": report.cuda.why_not.is_none(), "why_not": report.cuda.why_not,
+                "driver": report.cuda.driver, "devices": report.cuda.devices,
+            },
+        }))
+        .code(code);
+    }
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    row("rust-host", BUILD.to_owned());
+    match &report.problem {
+        None => {
+            let found = version.unwrap_or_else(|| format!("version unknown, expected {LIBTORCH_VERSION}"));
+            row("libtorch", format!("{found} at {}", path.unwrap_or_default()));
+        }
+        Some(problem) => {
+            row("libtorch", format!("cannot be used: {}", problem.message));
+            if let Some(hint) = &problem.hint {
+                row("", format!("hint: {hint}"));
+            }
+        }
+    }
+    row("processor", report.cpu.model.clone().unwrap_or_else(|| "unknown".to_owned()));
+    row("features", report.cpu.features.join(" "));
+    row("threads", report.threads.to_string());
+    let limits = &report.limits;
+    let cpus = limits.cpus.map_or("no limit on processors".to_owned(), |n| format!("{} processors", table::number(n)));
+    let memory =
+        limits.memory_bytes.map_or("no limit on memory".to_owned(), |n| format!("{} of memory", table::bytes(n)));
+    let group = limits.cgroup.map_or("no control group".to_owned(), |v| format!("{cpus}, {memory} (cgroup v{v})"));
+    row("limits", group);
+    row(
+        "CUDA",
+        match &report.cuda.why_not {
+            Some(why) => format!("no: {why}"),
+            None => format!(
+                "{} device(s), {}",
+                report.cuda.devices,
+                report.cuda.driver.as_deref().unwrap_or("driver outside")
+            ),
+        },
+    );
+    Answer::text(table::columns(&rows)).code(code)
+}

@@ -1,0 +1,68 @@
+//! Reads from a shared library where the dynamic loader would look for its libraries, without loading it.
+
+use object::{
+    Endianness,
+    elf::{DT_RPATH, DT_RUNPATH, FileHeader64},
+    read::{
+        ReadCache,
+        elf::{Dyn, FileHeader, SectionHeader},
+    },
+};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+/// The folders of the library's RUNPATH (or RPATH), in order, with `$ORIGIN` replaced by the library's own folder; empty
+/// if it has none or is no 64-bit ELF file.
+pub(crate) fn run_path(library: &Path) -> Vec<PathBuf> {
+    let origin = library.parent().unwrap_or(Path::new("."));
+    let text = read(library).unwrap_or_default();
+    let folders = text.split(':').filter(|f| !f.is_empty());
+    folders.map(|f| replace_origin(f, origin)).collect()
+}
+
+fn replace_origin(folder: &str, origin: &Path) -> PathBuf {
+    for name in ["$ORIGIN", "${ORIGIN}"] {
+        if let Some(rest) = folder.strip_prefix(name) {
+            return origin.join(rest.trim_start_matches('/'));
+        }
+    }
+    PathBuf::from(folder)
+}
+
+/// The raw text of RUNPATH, colons and all. Only the pages that are needed are read.
+fn read(library: &Path) -> Option<String> {
+    let file = ReadCache::new(File::open(library).ok()?);
+    let header = FileHeader64::<Endianness>::parse(&file).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, &file).ok()?;
+    let (entries, link) = sections.dynamic(endian, &file).ok()??;
+    let strings = sections.section(link).ok()?;
+    let strings = strings.strings(endian, &file).ok()??;
+    let of = |tag| {
+        let entry = entries.iter().find(|e| e.tag(endian) == tag)?;
+        String::from_utf8(entry.string(endian, strings).ok()?.to_vec()).ok()
+    };
+    of(DT_RUNPATH).or_else(|| of(DT_RPATH))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origin_is_the_librarys_folder() {
+        assert_eq!(replace_origin("$ORIGIN/../lib", Path::new("/a/bin")), Path::new("/a/bin/../lib"));
+        assert_eq!(replace_origin("${ORIGIN}", Path::new("/a/bin")), Path::new("/a/bin"));
+        assert_eq!(replace_origin("/x", Path::new("/a/bin")), Path::new("/x"));
+    }
+
+    #[test]
+    fn what_is_no_library_has_no_run_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.so");
+        std::fs::write(&file, b"\x7fELF\x02\x01\x01 cut off").unwrap();
+        assert!(run_path(&file).is_empty() && run_path(Path::new("/nowhere.so")).is_empty());
+    }
+}

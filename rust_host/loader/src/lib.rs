@@ -1,0 +1,147 @@
+//! Opens the torch backend when a model needs it: `librust_host_torch.so`, beside the running program or in `../lib`.
+//!
+//! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
+//! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
+#![expect(unsafe_code, reason = "dlopen and the two symbols of our own library, in open_library")]
+
+mod elf;
+
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
+use rust_host_engine::{BUILD, Backend, Backends, Error, Result, machine, machine::LibtorchLocation};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+const BACKEND: &str = "librust_host_torch.so";
+const LIBTORCH: &str = "libtorch_cpu.so";
+
+/// The backend that the binary opens at need.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Loader;
+
+impl Backends for Loader {
+    fn open(&self) -> Result<Arc<dyn Backend>> {
+        open()
+    }
+
+    fn locate(&self) -> Result<LibtorchLocation> {
+        locate()
+    }
+}
+
+/// The backend; loads libtorch at the first call.
+///
+/// # Errors
+/// `Unavailable` if the backend or libtorch is missing, of another version or build, or cannot be loaded.
+pub fn open() -> Result<Arc<dyn Backend>> {
+    let library = find_backend()?;
+    look_for_libtorch(&library).check()?;
+    open_library(&library)
+}
+
+/// Where libtorch is, without loading anything.
+///
+/// # Errors
+/// `Unavailable` if `librust_host_torch.so` is not there.
+pub fn locate() -> Result<LibtorchLocation> {
+    Ok(look_for_libtorch(&find_backend()?))
+}
+
+/// Beside the program, or in the `lib` beside its `bin`.
+fn find_backend() -> Result<PathBuf> {
+    let program = env::current_exe()
+        .map_err(|e| Error::unavailable(format!("the path of the running program cannot be found: {e}")))?;
+    let folder = program.parent().unwrap_or(Path::new("/"));
+    find_backend_near(folder)
+}
+
+fn find_backend_near(folder: &Path) -> Result<PathBuf> {
+    let places = [folder.join(BACKEND), folder.join("../lib").join(BACKEND)];
+    places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| {
+        let [beside, lib] = places.map(|p| p.display().to_string());
+        Error::unavailable(format!("the backend `{BACKEND}` is missing: there is neither `{beside}` nor `{lib}`"))
+            .hint("unpack the whole archive of rust-host, or `cargo build --release` in its source")
+    })
+}
+
+/// In the order of the dynamic loader: LD_LIBRARY_PATH, then the library's own RUNPATH.
+fn look_for_libtorch(library: &Path) -> LibtorchLocation {
+    let own = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let searched: Vec<PathBuf> =
+        env::split_paths(&own).filter(|p| !p.as_os_str().is_empty()).chain(elf::run_path(library)).collect();
+    let folder = searched.iter().find(|f| f.join(LIBTORCH).is_file());
+    LibtorchLocation {
+        path: folder.map(|f| f.join(LIBTORCH)),
+        version: folder.and_then(|f| machine::libtorch_version(&f.canonicalize().ok()?)),
+        searched,
+    }
+}
+
+type BuildFunction = fn() -> &'static str;
+type BackendFunction = fn() -> Result<Arc<dyn Backend>>;
+
+fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
+    // Kept for ever: the backend's code lies in it, and libtorch cannot be unloaded.
+    static OPENED: OnceLock<Library> = OnceLock::new();
+    let library = match OPENED.get() {
+        Some(library) => library,
+        None => {
+            // SAFETY: the library is our own, built with this program; its initialisers are those of libtorch and of the
+            // shim, which may run on any thread and are run once.
+            let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(path, &e))?;
+            OPENED.get_or_init(|| library)
+        }
+    };
+    let other = |what: String| {
+        Error::unavailable(format!("`{}` {what}, this program is of the build `{BUILD}`", path.display()))
+            .hint("take both files from one build: `cargo build --release`")
+    };
+    // SAFETY: the symbol is a function of this type in every build, which is why it is asked before the other one.
+    let build: Symbol<BuildFunction> =
+        unsafe { library.get(b"rust_host_torch_build") }.map_err(|_| other("does not say its build".into()))?;
+    if build() != BUILD {
+        return Err(other(format!("is of the build `{}`", build())));
+    }
+    // SAFETY: the builds are equal, so both sides have one definition of the types that cross here.
+    let backend: Symbol<BackendFunction> =
+        unsafe { library.get(b"rust_host_torch_backend") }.map_err(|_| other("has no backend".into()))?;
+    backend()
+}
+
+/// The dynamic loader's text as a sentence: `file: reason` or `file: undefined symbol: name`.
+fn refused(path: &Path, error: &libloading::Error) -> Error {
+    use std::error::Error as _;
+    let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let first = text.lines().next().unwrap_or_default();
+    let hint = if first.contains("undefined symbol") || first.contains("version `") {
+        "the libtorch that was found is not the one that this host is built for: `rust-host doctor` shows both"
+    } else if first.contains("cannot open shared object file") {
+        "a library beside libtorch is missing; set LD_LIBRARY_PATH to its folder, or reinstall torch"
+    } else {
+        "`rust-host doctor` shows which libtorch is used"
+    };
+    Error::unavailable(format!("`{}` cannot be loaded: {first}", path.display())).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_backend_is_named_with_both_places() {
+        let folder = tempfile::tempdir().unwrap();
+        let e = find_backend_near(folder.path()).unwrap_err();
+        assert!(e.message.contains(&folder.path().join(BACKEND).display().to_string()) && e.message.contains("../lib"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(BACKEND);
+        std::fs::write(&path, "no library").unwrap();
+        let e = open_library(&path).err().unwrap();
+        assert!(e.message.contains("cannot be loaded") && e.message.lines().count() == 1, "{e}");
+    }
+}
