@@ -23,8 +23,9 @@ def write_card(contract: Contract, *, procedure: Sequence[tuple[str, str]] = (),
         notes: sentences that a user of the model should know.
 
     Example:
+        >>> from pathlib import Path
         >>> from py_authoring.contract import read_contract
-        >>> card = write_card(read_contract(open("tests/contract/good/mnist.json", "rb").read()))
+        >>> card = write_card(read_contract(Path("tests/contract/good/mnist.json").read_bytes()))
         >>> card.splitlines()[:4]
         ['---', 'license: "apache-2.0"', 'library_name: "pytorch"', 'pipeline_tag: "image-classification"']
     """

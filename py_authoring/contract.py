@@ -140,7 +140,8 @@ class Contract(Part):
     """The signature of an exported model, and its proof.
 
     Example:
-        >>> contract = read_contract(open("tests/contract/good/mnist.json", "rb").read())
+        >>> from pathlib import Path
+        >>> contract = read_contract(Path("tests/contract/good/mnist.json").read_bytes())
         >>> contract.name, contract.inputs[0].shape, contract.outputs[0].activation
         ('mnist', [-1, 1, 28, 28], 'log_softmax')
     """

@@ -84,11 +84,11 @@ class Verification:
         }
 
 
-def verify(path: Path | str, *, device: str = "cpu") -> Verification:
+def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     """Replays the golden examples of a file.
 
     Args:
-        path: a model.pt with a contract.
+        path: a model.pt with a contract, or what `read_archive` made of one.
         device: auto, cpu, cuda or cuda:N; `cuda` never falls back.
 
     Raises:
@@ -106,7 +106,7 @@ def verify(path: Path | str, *, device: str = "cpu") -> Verification:
         (True, 4, 'cpu')
     """
     started = time.perf_counter()
-    archive = read_archive(path)
+    archive = path if isinstance(path, Archive) else read_archive(path)
     contract, examples = _examples(archive)
     where = choose_device(device)
     module = archive.load(where)
