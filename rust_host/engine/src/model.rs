@@ -123,7 +123,8 @@ impl Model {
             method.arguments.iter().zip(&bound).filter(|(a, v)| v.is_none() && a.default.is_none()).collect();
         if !missing.is_empty() {
             let names = missing.iter().map(|(a, _)| format!("`{}`", a.name)).collect::<Vec<_>>().join(", ");
-            return Err(Error::invalid_input(format!("missing input {names}, the model takes {}", all())));
+            let s = if missing.len() > 1 { "s" } else { "" };
+            return Err(Error::invalid_input(format!("missing input{s} {names}, the model takes {}", all())));
         }
         Ok(bound)
     }

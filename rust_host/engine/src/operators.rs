@@ -17,10 +17,9 @@ const INTERNAL: &str = "is internal to libtorch and checks nothing";
 const UNKNOWN: &str = "is not one that a model needs";
 
 /// Public `aten::` operators that are refused all the same.
-const REFUSED: [(&str, &str); 38] = [
+const REFUSED: [(&str, &str); 36] = [
     ("save", FILES),
     ("from_file", FILES),
-    ("load", FILES),
     ("ctc_loss", MEMORY),
     ("segment_reduce", MEMORY),
     ("sparse_coo_tensor", MEMORY),
@@ -33,29 +32,28 @@ const REFUSED: [(&str, &str); 38] = [
     ("mkldnn_rnn_layer", MEMORY),
     ("mkldnn_convolution", MEMORY),
     ("mkldnn_linear", MEMORY),
+    ("sparse_resize", MEMORY),
     ("sparse_resize_", MEMORY),
+    ("sparse_resize_and_clear", MEMORY),
     ("sparse_resize_and_clear_", MEMORY),
     ("set_", MEMORY),
     ("set_data", MEMORY),
     ("set", MEMORY),
     ("resize_", MEMORY),
     ("resize", MEMORY),
+    ("resize_as", MEMORY),
     ("resize_as_", MEMORY),
+    ("resize_as_sparse", MEMORY),
     ("resize_as_sparse_", MEMORY),
     ("record_stream", STATE),
     ("manual_seed", STATE),
     ("seed", STATE),
     ("backward", STATE),
     ("retain_grad", STATE),
-    ("wait", STATE),
-    ("set_autocast_enabled", STATE),
-    ("get_device_property", STATE),
     ("cudnn_convolution", MEMORY),
     ("cudnn_batch_norm", MEMORY),
     ("miopen_convolution", MEMORY),
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
-    ("data_ptr", MEMORY),
-    ("storage", MEMORY),
 ];
 
 /// Operators with an underscore in front that `torch.nn` itself emits; their arguments are checked.
@@ -68,7 +66,7 @@ const INNER: [&str; 11] = [
     "_weight_norm",
     "_pack_padded_sequence",
     "_pad_packed_sequence",
-    "_scaled_dot_product_attention",
+    "_scaled_dot_product_attention_math",
     "_set_item",
     "_unwrap_optional",
 ];
@@ -145,7 +143,23 @@ const PRIM: [&str; 66] = [
     "tolist",
     "type",
 ];
-const PRIM_MORE: [&str; 8] = ["unchecked_cast", "unchecked_unwrap_optional", "unpack", "T", "H", "mT", "mH", "HasAttr"];
+const PRIM_MORE: [&str; 15] = [
+    "unchecked_cast",
+    "unchecked_unwrap_optional",
+    "unpack",
+    "T",
+    "H",
+    "mT",
+    "mH",
+    "HasAttr",
+    "ModuleContainerIndex",
+    "fork",
+    "nbytes",
+    "is_ipu",
+    "is_maia",
+    "is_mtia",
+    "is_vulkan",
+];
 
 /// Why the operator of that full name (`aten::add`) is refused; `None` if it may be used.
 ///
@@ -174,8 +188,8 @@ fn refusal_of_aten(name: &str) -> Option<&'static str> {
     if name.ends_with("_backward") || VENDORS.iter().any(|v| name.starts_with(v)) {
         return Some(MEMORY);
     }
-    let dunder = name.starts_with("__")
-        && (name.ends_with("__") || name.starts_with("__interpolate") || name.starts_with("__upsample"));
+    // Python's own (`__is__`, `__contains__`, …), ranges, and what torch.nn.functional is made of.
+    let dunder = name.starts_with("__");
     if name.starts_with('_') && !dunder && !INNER.iter().any(|inner| name.starts_with(inner)) {
         return Some(INTERNAL);
     }
@@ -210,11 +224,9 @@ mod tests {
             "aten::from_file",
             "aten::max_pool2d_with_indices_backward",
             "aten::_reshape_alias",
-            "aten::__bogus",
             "aten::cudnn_grid_sampler",
             "prim::PythonOp",
             "prim::id",
-            "prim::fork",
             "prim::rpc_sync",
             "inductor::_alloc_from_pool",
             "profiler::_record_function_enter",

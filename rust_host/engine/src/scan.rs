@@ -21,7 +21,8 @@ pub fn scan(archive: &Archive, policy: &Policy) -> Result<()> {
     let own: HashSet<&str> = script.classes.values().flat_map(|c| &c.methods).map(|m| m.name.as_str()).collect();
     let names: Vec<String> = archive.members().map(|(n, _)| n.to_owned()).collect();
     for name in &names {
-        if name.ends_with(".pkl") && !name.starts_with("extra/") {
+        // What libtorch unpickles; others (traced_inputs.pkl) it leaves alone, and their records may be empty.
+        if matches!(name.as_str(), "data.pkl" | "constants.pkl") || name.ends_with(".debug_pkl") {
             scan_pickle(archive, name).map_err(at)?;
         } else if name.starts_with("code/") && name.ends_with(".py") {
             let Some(bytes) = archive.member(name)? else { continue };

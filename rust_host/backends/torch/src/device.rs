@@ -1,8 +1,8 @@
 //! Which device a request means here, and the exact reason where it cannot be had.
 
 use crate::shim;
-use rust_host_engine::{Device, DeviceRequest, Error, Result};
-use std::{path::Path, sync::OnceLock};
+use rust_host_engine::{Device, DeviceRequest, Error, Result, machine};
+use std::sync::OnceLock;
 
 /// `auto` asks for CUDA only where a driver is, because bringing libtorch's CUDA half in costs 100 ms and 400 MB.
 pub(crate) fn settle(request: DeviceRequest) -> Result<Device> {
@@ -34,11 +34,9 @@ fn cuda_devices() -> Result<usize> {
 
 fn count_devices() -> Result<usize> {
     let none = |why: &str| Error::unavailable(format!("CUDA cannot be used here: {why}"));
-    if !Path::new("/proc/driver/nvidia/version").exists()
-        && !Path::new("/dev/nvidiactl").exists()
-        && !Path::new("/dev/dxg").exists()
-    {
-        return Err(none("no NVIDIA driver is loaded"));
+    // The same look as `rust-host doctor` takes, before 100 ms and 400 MB are spent on libtorch's CUDA half.
+    if let Some(why) = machine::cuda(None).why_not {
+        return Err(none(&why));
     }
     shim::load_cuda().map_err(|e| none(&format!("libtorch_cuda.so cannot be loaded: {}", e.message)))?;
     match usize::try_from(tch::Cuda::device_count()) {
