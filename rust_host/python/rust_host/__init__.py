@@ -12,8 +12,7 @@ from pathlib import Path as _Path
 
 from rust_host import _torch
 
-_torch.check_version()
-_torch.load_libraries(_Path(__file__).resolve().parent)
+_torch.prepare(_Path(__file__).resolve().parent)
 
 from rust_host._native import Model, Verdict, set_threads, threads  # noqa: E402
 from rust_host.errors import (  # noqa: E402

@@ -1,16 +1,23 @@
 """The native half of rust_host."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, final
 
-__all__ = ["Model", "Verdict", "set_threads", "threads"]
+__all__ = ["Model", "Verdict", "main", "set_threads", "threads"]
 
 @final
 class Model:
     """A TorchScript file, ready to run."""
 
-    def __new__(cls, path: str | os.PathLike[str], device: object = None, *, to: Literal["numpy", "torch"] = "numpy") -> Model: ...
+    def __new__(
+        cls,
+        path: str | os.PathLike[str],
+        device: object = None,
+        *,
+        to: Literal["numpy", "torch"] = "numpy",
+        allow_operators: Sequence[str] = ...,
+    ) -> Model: ...
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
     def run(self, inputs: Mapping[str, Any], *, to: Literal["numpy", "torch"] | None = None) -> dict[str, Any]: ...
     def verify(self) -> Verdict: ...
@@ -45,3 +52,4 @@ class Verdict:
 
 def set_threads(count: int) -> None: ...
 def threads() -> int: ...
+def main(args: Sequence[str]) -> int: ...

@@ -8,12 +8,30 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import importlib.util
+import sys
 from pathlib import Path
 
 BUILT_FOR = "2.13.0"
 """The torch whose libtorch the native half is linked against; a test compares it with pyproject.toml."""
 
 _REMEDY = f"hint: `pip install torch=={BUILT_FOR}`"
+
+
+def prepare(package: Path) -> None:
+    """Checks the installed torch and loads its libraries for the native half of `package`.
+
+    Raises:
+        ImportError: with one sentence and the remedy. The command `rust-host` prints that and exits, because its user
+            asked for no import.
+    """
+    try:
+        check_version()
+        load_libraries(package)
+    except ImportError as error:
+        program = sys.argv[0] if sys.argv else ""  # "-m" until the module to run is found
+        if Path(program).name == "rust-host" or (program == "-m" and "rust_host" in sys.orig_argv):
+            sys.exit(f"error: {error}")
+        raise
 
 
 def check_version() -> None:

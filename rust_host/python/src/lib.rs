@@ -2,6 +2,7 @@
 //! type, and every rule lives in the engine.
 
 mod array;
+mod command;
 mod error;
 mod model;
 mod value;
@@ -27,5 +28,5 @@ fn threads(py: Python<'_>) -> PyResult<usize> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{model::Model, set_threads, threads, verdict::Verdict};
+    use super::{command::main, model::Model, set_threads, threads, verdict::Verdict};
 }

@@ -11,7 +11,7 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
-use rust_host_engine::{Datatype, DeviceRequest, Model as Engine, Type, Value, golden};
+use rust_host_engine::{Archive, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy};
 use std::path::PathBuf;
 
 /// A TorchScript file, ready to run.
@@ -35,14 +35,21 @@ impl Drop for Model {
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path, device = None, *, to = "numpy"))]
-    fn new(py: Python<'_>, path: PathBuf, device: Option<&Bound<'_, PyAny>>, to: &str) -> PyResult<Self> {
+    #[pyo3(signature = (path, device = None, *, to = "numpy", allow_operators = Vec::new()))]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        device: Option<&Bound<'_, PyAny>>,
+        to: &str,
+        allow_operators: Vec<String>,
+    ) -> PyResult<Self> {
         guarded(py, || {
             py.import(intern!(py, "numpy"))?; // its absence is said here, not in the middle of a call
             let library = Library::parse(py, to)?;
             let device = device.map_or_else(|| Ok(PyString::new(py, "auto")), PyAnyMethods::str)?;
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
-            let open = || Engine::open(&path, &*rust_host_torch::backend()?, device);
+            let policy = Policy { allowed: allow_operators.into_iter().collect() };
+            let open = || Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy);
             let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
             let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
             let datatypes = engine.method().arguments.iter().map(|a| input(&a.name).map(|i| i.datatype)).collect();

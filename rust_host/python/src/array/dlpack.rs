@@ -112,8 +112,12 @@ pub(crate) fn read(object: &Bound<'_, PyAny>, at: &str) -> PyResult<Option<Tenso
     let py = object.py();
     let Some(export) = object.getattr_opt(intern!(py, "__dlpack__"))? else { return Ok(None) };
     let wrong = |what: String| invalid_input(py, format!("input `{at}` {what}"));
-    let (device, _) =
-        object.call_method0(intern!(py, "__dlpack_device__"))?.extract::<(i32, i32)>().map_err(PyErr::from)?;
+    let refused = |e: PyErr| match e.is_instance_of::<PyException>(py) {
+        true => wrong(format!("is not handed out by its library: {}", e.value(py))),
+        false => e, // KeyboardInterrupt and its like
+    };
+    let device = object.call_method0(intern!(py, "__dlpack_device__")).and_then(|d| d.extract::<(i32, i32)>());
+    let (device, _) = device.map_err(refused)?;
     if !HOST.contains(&device) {
         return Err(wrong(
             "lies in the memory of another device; copy it to the processor first, in torch with `.cpu()`".into(),
@@ -125,10 +129,7 @@ pub(crate) fn read(object: &Bound<'_, PyAny>, at: &str) -> PyResult<Option<Tenso
     {
         return Err(wrong("is a negative view of torch; call `.resolve_neg()` on it".into()));
     }
-    let capsule = request(py, &export).map_err(|e| match e.is_instance_of::<PyException>(py) {
-        true => wrong(format!("is not handed out by its library: {}", e.value(py))),
-        false => e, // KeyboardInterrupt and its like
-    })?;
+    let capsule = request(py, &export).map_err(refused)?;
     let taken = take(&capsule).map_err(|e| wrong(e.to_string()))?;
     let (datatype, shape, strides) = describe(taken.tensor()).map_err(wrong)?;
     let raw = taken.tensor();
