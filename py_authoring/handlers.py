@@ -111,7 +111,7 @@ class Progress:
     def attach(self, trainer: Engine) -> None:
         """Shows a bar if stderr is a terminal that can draw one."""
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
-            self.bar = ProgressBar(ncols=0, bar_format="{desc}{n_fmt}/{total_fmt} |{bar:24}|{postfix} [{remaining}]")
+            self.bar = ProgressBar(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}|{postfix} {remaining}")
             self.bar.attach(trainer, output_transform=lambda loss: {"loss": loss})
 
     def show_iteration(self, trainer: Engine) -> None:

@@ -44,7 +44,8 @@ def describe(errors: Iterable[Any], document: Mapping[str, Any], place: Callable
         path = _without_tags(error["loc"], document)
         if path in lines:  # a union of types reports each of its members
             continue
-        lines[path] = f"{place(path)}: {_sentence(error, path, document)}"
+        chosen_by = (TAGS[path[0]][0],) if error["type"] == "union_tag_invalid" else ()
+        lines[path] = f"{place(path + chosen_by)}: {_sentence(error, path, document)}"
     return sorted(lines.values(), key=_line_order)
 
 

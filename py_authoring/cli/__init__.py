@@ -84,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug, as_json = "--debug" in given, "--json" in given
     try:
         result = group.main(given, prog_name="py-authoring", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         hint = None
         if isinstance(error, click.UsageError) and error.ctx is not None:
@@ -97,10 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         print_error(InterruptedRunError("interrupted"), as_json=as_json)
         sys.exit(130)
-    except BrokenPipeError:
-        # whoever read our output has seen enough; without this Python complains again while it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except AuthoringError as error:
         if debug:
             traceback.print_exc()

@@ -6,6 +6,7 @@ Also the options that every command has. Only click is imported here.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -30,13 +31,18 @@ def say_next(command: str) -> None:
 
 
 def print_data(text: str) -> None:
-    """Data, on stdout."""
-    print(text)
+    """Data, on stdout; a reader that has seen enough is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # without this Python would complain once more while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
 
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout; numbers are not rounded."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print_data(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 def print_error(error: AuthoringError, *, as_json: bool) -> None:

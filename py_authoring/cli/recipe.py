@@ -15,7 +15,7 @@ from py_authoring.cli.output import (
 )
 
 
-@click.group("recipe")
+@click.group("recipe", epilog="Example: py-authoring recipe show mnist")
 def command() -> None:
     """Look at recipes."""
 

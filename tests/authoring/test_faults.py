@@ -1,4 +1,4 @@
-"""A training that is killed, or cannot write, at any step of a save: what was there is whole, and goes on bit for bit."""
+"""A training that is killed or cannot write, at any step of a save: what was there is whole, and goes on exactly."""
 
 import json
 import os
@@ -18,8 +18,8 @@ from py_authoring.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Forks one child for each fault, so that torch is imported once. In a child the Nth of all fsync, rename and replace calls
-# is the last one (kill), or raises (fail). Prints one JSON line a fault; the last has no fault left to inject.
+# Forks one child for each fault, so that torch is imported once. In a child the Nth of all fsync, rename and replace
+# calls is the last one (kill), or raises (fail). Prints one JSON line a fault; the last has no fault left to inject.
 DRIVER = """
 import json, os, resource, signal, sys
 from pathlib import Path
@@ -81,7 +81,8 @@ for fault in range(1, 200):
     run = checkpoint.find_run(Path("models/tiny"))
     final = checkpoint.load_checkpoint(run / "checkpoints" / "last.pt")
     weights = [float(tensor.double().sum()) for tensor in final["model"].values()]
-    best = [float(t.double().sum()) for t in checkpoint.load_checkpoint(run / "checkpoints" / "best.pt")["model"].values()]
+    best = checkpoint.load_checkpoint(run / "checkpoints" / "best.pt")
+    best = [float(tensor.double().sum()) for tensor in best["model"].values()]
     rows = len((run / "history.jsonl").read_text().splitlines())
     print(json.dumps({"fault": fault, "code": code, "left": left, "again": again, "after": after, "whole": len(whole),
                       "weights": weights, "best": best, "rows": rows}), flush=True)
@@ -202,7 +203,7 @@ def test_write_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest
             with pytest.raises(WriteError, match=r"cannot write `.*file\.txt`: no space left on device"):
                 atomic.write_text(file, "new")
         assert file.read_text() == "old"
-        assert os.listdir(tmp_path) == ["file.txt"]
+        assert names(tmp_path) == ["file.txt"]
 
 
 def test_checkpoint_on_a_full_disk_keeps_the_old_one() -> None:
@@ -217,22 +218,26 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), atomic.write_folder(tmp_path / "1") as folder:
         (folder / "a").write_text("a")
         raise ZeroDivisionError
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "old").write_text("old")
     with pytest.raises(WriteError), atomic.write_folder(tmp_path / "2") as folder:
         (folder / "new").write_text("new")
-    assert os.listdir(tmp_path / "2") == ["old"] and os.listdir(tmp_path) == ["2"]
+    assert names(tmp_path / "2") == ["old"] and names(tmp_path) == ["2"]
 
 
 def test_only_what_dead_processes_left_is_cleared(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    names = [f".a.{dead.pid}.tmp", f".b.{os.getpid()}.tmp", ".c.tmp", "d.tmp"]
-    for name in names:
+    left = [f".a.{dead.pid}.tmp", f".b.{os.getpid()}.tmp", ".c.tmp", "d.tmp"]
+    for name in left:
         (tmp_path / name).touch()
-    assert [path.name for path in atomic.clear_stale(tmp_path)] == names[:1]
-    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
+    assert [path.name for path in atomic.clear_stale(tmp_path)] == left[:1]
+    assert sorted(names(tmp_path)) == sorted(left[1:])
+
+
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -219,7 +219,7 @@ def test_mistake_in_forward_names_its_line(make_model: MakeModel) -> None:
 
 def test_model_without_data_is_not_trained(make_model: MakeModel) -> None:
     folder = make_model(recipe='[model]\nclass = "Tiny"\n[data]\nkind = "none"\n')
-    with pytest.raises(DataError, match='has no data: data.kind is "none"'):
+    with pytest.raises(DataError, match=r'has no data: data\.kind is "none"'):
         train(folder, say=silent)
 
 
