@@ -107,7 +107,7 @@ struct PolicyArg {
 #[derive(Args)]
 struct ThreadsArg {
     /// Threads inside an operator (default: what this process may use)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 }
 
@@ -131,7 +131,7 @@ struct RunArgs {
     #[arg(long, short = 'f', value_enum)]
     format: Option<Form>,
     /// How many labels to show, where the contract has labels
-    #[arg(long, value_name = "K", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "K", default_value_t = 3, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     top_k: u16,
     /// Draw pictures among the inputs (on a terminal they are drawn anyway)
     #[arg(long)]
@@ -154,10 +154,10 @@ struct BenchArgs {
     #[command(flatten)]
     input: InputArg,
     /// Batch sizes (default: 1,8,32 where the contract leaves the batch free)
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
     batch: Vec<i64>,
     /// How long to measure each batch size
-    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Duration,
     #[command(flatten)]
     device: DeviceArg,

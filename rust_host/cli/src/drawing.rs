@@ -67,9 +67,9 @@ mod tests {
         let about = |layout| Image { input: "x".into(), color: Color::L, layout, size: None, rescale_factor: None };
         let pixels = vec![1f32, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0];
         let nchw = Tensor::from_elements(vec![1, 1, 3, 3], pixels.clone()).unwrap();
-        assert_eq!(draw(&nchw, &about(Layout::NCHW)), [["▀▄▀", " ▀ "]]);
+        assert_eq!(draw(&nchw, &about(Layout::NCHW)), [["▀ █", " ▀ "]]);
         let nhwc = Tensor::from_elements(vec![1, 3, 3, 1], pixels).unwrap();
-        assert_eq!(draw(&nhwc, &about(Layout::NHWC)), [["▀▄▀", " ▀ "]]);
+        assert_eq!(draw(&nhwc, &about(Layout::NHWC)), [["▀ █", " ▀ "]]);
         let blank = Tensor::from_elements(vec![20, 1, 64, 2], vec![0f32; 2560]).unwrap();
         let drawn = draw(&blank, &about(Layout::NCHW));
         assert_eq!((drawn.len(), drawn[0].len(), drawn[0][0].as_str()), (16, 16, " "));

@@ -26,7 +26,9 @@ pub(crate) fn number(x: f64) -> String {
         return format!("{x}");
     }
     if !(1e-4..1e9).contains(&size) {
-        return format!("{x:.2e}");
+        let text = format!("{x:.2e}");
+        let (digits, power) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
     let digits = usize::try_from(5 - size.log10().floor() as i32).unwrap_or(0);
     let text = format!("{x:.digits$}");
@@ -95,10 +97,12 @@ pub(crate) fn tensor(tensor: &Tensor) -> String {
         rows.push(line);
     }
     let count = cells.len() / width;
-    if count > ROWS {
-        rows.push(vec![format!("… ({count} rows)")]);
-    }
-    columns(&rows)
+    columns(&rows) + &more_rows(count, ROWS)
+}
+
+/// The line that says that not all rows are shown; nothing if they are.
+pub(crate) fn more_rows(count: usize, shown: usize) -> String {
+    if count > shown { format!("  … ({count} rows)\n") } else { String::new() }
 }
 
 /// `[1, 0]`: the place of the `i`th row in the outer dimensions.
@@ -131,10 +135,10 @@ mod tests {
             (3.0, "3"),
             (1.0 / 3.0, "0.333333"),
             (1234.5678, "1234.57"),
-            (1.5e-7, "1.50e-7"),
+            (1.5e-7, "1.5e-7"),
             (f64::NAN, "NaN"),
             (123456.789, "123457"),
-            (1e12, "1.00e12"),
+            (1e12, "1e12"),
             (120000.4, "120000"),
         ];
         for (x, text) in cases {

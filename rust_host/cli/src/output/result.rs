@@ -109,11 +109,10 @@ fn rows(prediction: &Prediction) -> String {
         cells.extend(row.iter().flat_map(|(label, p)| [label.clone(), table::percent(*p)]));
         cells
     };
-    let mut lines: Vec<_> = prediction.rows.iter().take(ROWS).enumerate().map(line).collect();
-    match prediction.rows.len() {
-        0 => return "  no rows\n".to_owned(),
-        n if n > ROWS => lines.push(vec![format!("… ({n} rows)")]),
-        _ => {}
+    let count = prediction.rows.len();
+    if count == 0 {
+        return "  no rows\n".to_owned();
     }
-    table::columns(&lines)
+    let lines: Vec<_> = prediction.rows.iter().take(ROWS).enumerate().map(line).collect();
+    table::columns(&lines) + &table::more_rows(count, ROWS)
 }
