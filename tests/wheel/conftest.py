@@ -3,8 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rust_host
 import torch
+
+import rust_host
 
 Load = Callable[..., tuple[rust_host.Model, torch.jit.ScriptModule]]
 

@@ -1,4 +1,4 @@
-"""Every array that NumPy or torch can make goes in with its values, without a copy where that is possible, unchanged."""
+"""Every array that NumPy or torch can make goes in with its values, uncopied where that is possible, unchanged."""
 
 import gc
 import sys
@@ -6,9 +6,10 @@ import weakref
 
 import numpy as np
 import pytest
-import rust_host
 import torch
 from torch import nn
+
+import rust_host
 
 DTYPES = [
     *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
@@ -131,7 +132,7 @@ def test_a_tensor_that_must_not_be_handed_out_is_refused_with_torchs_own_words(e
         echo(negative)
     with pytest.raises(rust_host.InvalidInputError, match="complex64"):
         echo(torch.ones(3, dtype=torch.complex64))
-    with pytest.raises(rust_host.InvalidInputError, match="input `x` is not handed out.*meta"):
+    with pytest.raises(rust_host.InvalidInputError, match=r"input `x` is not handed out.*meta"):
         echo(torch.ones(3, device="meta"))
 
 

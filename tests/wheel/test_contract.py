@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
-import rust_host
 import torch
 from safetensors.torch import save
 from torch import nn
+
+import rust_host
 
 
 class Net(nn.Module):
@@ -173,7 +174,7 @@ def test_nan_is_a_number_like_any_other(write):
     ],
 )
 def test_a_contract_that_is_wrong_is_an_error_at_loading(write, change, kind):
-    with pytest.raises(kind, match="contract.json"):
+    with pytest.raises(kind, match=r"contract\.json"):
         rust_host.Model(write(change))
 
 

@@ -5,9 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
-import rust_host
 import torch
 from torch import nn
+
+import rust_host
 
 X = np.ones((2, 4), np.float32)
 

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import rust_host
 import torch
 from torch import Tensor, nn
+
+import rust_host
 
 
 class Mlp(nn.Module):

@@ -5,9 +5,10 @@ import weakref
 
 import numpy as np
 import pytest
-import rust_host
 import torch
 from torch import nn
+
+import rust_host
 
 
 class Aliases(nn.Module):

@@ -4,8 +4,8 @@
 >>> model = rust_host.Model("model.pt")     # doctest: +SKIP
 >>> model(x)                                # doctest: +SKIP
 
-Arrays go in without a copy (NumPy, torch, anything with ``__dlpack__``) and come out as NumPy arrays, or as torch tensors
-with ``to="torch"``. The GIL is released while the model runs. Errors derive from `rust_host.Error`.
+Arrays go in without a copy (NumPy, torch, anything with ``__dlpack__``) and come out as NumPy arrays, or as torch
+tensors with ``to="torch"``. The GIL is released while the model runs. Errors derive from `rust_host.Error`.
 """
 
 from pathlib import Path as _Path

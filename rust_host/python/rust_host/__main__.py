@@ -1,4 +1,4 @@
-"""The command `rust-host` as the wheel installs it, and `python -m rust_host`: the same command line as the binary's."""
+"""The command `rust-host` of the wheel, and `python -m rust_host`: the same command line as the binary's."""
 
 import signal
 import sys

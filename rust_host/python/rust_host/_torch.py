@@ -35,7 +35,11 @@ def prepare(package: Path) -> None:
 
 
 def check_version() -> None:
-    """Raises ImportError if torch is missing or of another version: libtorch has no stable interface between versions."""
+    """Compares the installed torch with the one that the native half was linked against.
+
+    Raises:
+        ImportError: if torch is missing or of another version; libtorch's C++ is stable between no two versions.
+    """
     try:
         installed = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
