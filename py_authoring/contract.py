@@ -260,6 +260,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "contract.json of an exported model, format 1",
+        "description": (Contract.__doc__ or "").partition("\n")[0],
     }
 
 
