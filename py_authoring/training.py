@@ -10,7 +10,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def train(
     started = time.monotonic()
     flags = {"--epochs": epochs, "--lr": lr, "--seed": seed, "--device": device}
     directory = find_model(model)
-    with StopSignal(say) as stop:
+    with StopSignal(say) as stop, _interruptible(directory):
         if not resume:
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
@@ -185,6 +186,20 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     ]
     progress.attach(session.trainer)
     return handlers, stateful
+
+
+# Before the first iteration, after the last, and on the second signal, Python's own interrupt comes through.
+@contextmanager
+def _interruptible(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        name = checkpoint.command_name(directory)
+        if checkpoint.list_runs(directory):
+            hint = f"`py-authoring train {name} --resume` goes on from the last checkpoint of the latest run"
+        else:
+            hint = f"nothing was written; `py-authoring train {name}` begins anew"
+        raise InterruptedRunError("interrupted", hint=hint) from error
 
 
 # The folder appears with a checkpoint of iteration 0 in it, so that every run there is can be resumed.

@@ -1,9 +1,11 @@
-"""An LSTM that reads sequences of any length, and a task that it cannot solve by counting."""
+"""An LSTM that reads sequences of any length, and a task that counting cannot solve."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-PAD, OPENING, CLOSING = 0, (1, 2), (3, 4)
+OPENING, CLOSING = (1, 2), (3, 4)  # 0 pads
 
 
 class BracketNet(nn.Module):
@@ -40,8 +42,8 @@ class BracketNet(nn.Module):
 def load_data(samples: int = 3000, longest: int = 20, seed: int = 0) -> tuple[dict[str, list[Tensor]], Tensor]:
     """Sequences of two kinds of brackets: are they balanced (1) or not (0)?
 
-    A sequence that is not balanced differs from a balanced one in a single bracket, half of the time only in its kind,
-    so that counting opening and closing ones is not enough.
+    One that is not has been balanced until two of its brackets changed places, so that it has as many of each kind as
+    before: counting does not help, only their order tells.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -50,26 +52,38 @@ def load_data(samples: int = 3000, longest: int = 20, seed: int = 0) -> tuple[di
 
     sequences, targets = [], []
     for number in range(samples):
-        pairs = 1 + draw(longest // 2)
-        sequence: list[int] = []
-        waiting: list[int] = []
-        opened = 0
-        while opened < pairs or waiting:
-            if opened < pairs and (not waiting or draw(2) == 0):
-                kind = draw(2)
-                sequence.append(OPENING[kind])
-                waiting.append(kind)
-                opened += 1
-            else:
-                sequence.append(CLOSING[waiting.pop()])
-        balanced = number % 2
-        if not balanced:
-            place = draw(len(sequence))
-            token = sequence[place]
-            if draw(2) == 0:  # the other kind, same direction
-                sequence[place] = {1: 2, 2: 1, 3: 4, 4: 3}[token]
-            else:  # the other direction
-                sequence[place] = {1: 3, 3: 1, 2: 4, 4: 2}[token]
+        sequence = balanced_sequence(1 + draw(longest // 2), draw)
+        wanted = number % 2 == 0
+        while is_balanced(sequence) != wanted:
+            one, other = draw(len(sequence)), draw(len(sequence))
+            sequence[one], sequence[other] = sequence[other], sequence[one]
         sequences.append(torch.tensor(sequence))
-        targets.append(balanced)
+        targets.append(int(wanted))
     return {"tokens": sequences}, torch.tensor(targets)
+
+
+def balanced_sequence(pairs: int, draw: Callable[[int], int]) -> list[int]:
+    """A random balanced sequence of that many pairs; `draw(n)` gives a number below n."""
+    sequence: list[int] = []
+    waiting: list[int] = []
+    opened = 0
+    while opened < pairs or waiting:
+        if opened < pairs and (not waiting or draw(2) == 0):
+            kind = draw(2)
+            sequence.append(OPENING[kind])
+            waiting.append(kind)
+            opened += 1
+        else:
+            sequence.append(CLOSING[waiting.pop()])
+    return sequence
+
+
+def is_balanced(sequence: list[int]) -> bool:
+    """Whether every bracket is closed by one of its kind, in the right order."""
+    waiting: list[int] = []
+    for token in sequence:
+        if token in OPENING:
+            waiting.append(OPENING.index(token))
+        elif not waiting or waiting.pop() != CLOSING.index(token):
+            return False
+    return not waiting

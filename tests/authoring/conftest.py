@@ -74,6 +74,8 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Each test starts in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("STOP_AT", raising=False)
+    # torch compiles for seconds at each start of a process that may not keep what it compiled
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     return tmp_path
 
 

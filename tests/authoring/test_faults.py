@@ -187,6 +187,7 @@ def test_second_signal_ends_at_once(make_model: Callable[..., Path], tmp_path: P
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=10)[1]
     assert process.returncode == 130 and "Traceback" not in said, said
+    assert "error: interrupted\nhint: `py-authoring train tiny --resume` goes on" in said
     assert checkpoint.load_checkpoint(checkpoint.find_checkpoint(folder, which="last"))["iteration"] == 0
 
 
