@@ -1,5 +1,5 @@
 //! The standalone binary `rust-host`.
 
-fn main() -> std::process::ExitCode {
+fn main() {
     rust_host_cli::main(&rust_host_loader::Loader)
 }
