@@ -7,9 +7,8 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    for file in ["csrc/shim.h", "csrc/value.h", "csrc/value.cpp", "csrc/module.cpp", "csrc/device.cpp"] {
-        println!("cargo::rerun-if-changed={file}");
-    }
+    let sources = ["csrc/device.cpp", "csrc/guard.cpp", "csrc/module.cpp", "csrc/value.cpp"];
+    println!("cargo::rerun-if-changed=csrc");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -19,7 +18,7 @@ fn main() {
         .flag("-Wall")
         .flag("-Wextra")
         .flag("-Wno-stringop-overflow") // a false alarm of GCC 12 in libtorch's own headers
-        .files(["csrc/value.cpp", "csrc/module.cpp", "csrc/device.cpp"])
+        .files(sources)
         .compile("rust_host_shim");
     println!("cargo::rustc-link-lib=dylib=dl");
     // Dependents read this as DEP_RUST_HOST_TORCH_LIBTORCH and turn it into their rpath.

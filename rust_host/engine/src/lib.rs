@@ -26,6 +26,7 @@ pub mod description;
 mod device;
 pub mod error;
 pub mod golden;
+pub mod interrupt;
 pub mod json;
 pub mod machine;
 mod measure;

@@ -1,4 +1,5 @@
 // A loaded TorchScript module: load, signatures, run.
+#include "guard.h"
 #include "value.h"
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <cstring>
@@ -62,6 +63,18 @@ Method describe(const Module &module, const torch::jit::Method &method) {
   return m;
 }
 
+// One a line, of every function in the file: code that no method calls could still be called by a later one.
+std::string operators_of(const Module &module) {
+  std::set<std::string> names;
+  for (auto *function : module._ivalue()->compilation_unit()->get_functions())
+    if (auto *graph = torch::jit::tryToGraphFunction(*function))
+      for_each_node(graph->graph()->block(), [&](torch::jit::Node *node) { names.insert(node->kind().toQualString()); });
+  std::string all;
+  for (const auto &name : names)
+    all += name + "\n";
+  return all;
+}
+
 char *copy_text(const std::string &text) {
   auto *out = static_cast<char *>(std::malloc(text.size() + 1));
   if (out)
@@ -79,6 +92,9 @@ template <class Body> int32_t guarded(char **error, int32_t otherwise, Body &&bo
   } catch (const rust_host::InvalidInput &e) {
     status = RH_INVALID_INPUT;
     text = e.what();
+  } catch (const rust_host::Interrupted &e) {
+    status = RH_INTERRUPTED;
+    text = e.what();
   } catch (const c10::OutOfMemoryError &e) {
     status = RH_NO_MEMORY;
     text = e.what_without_backtrace();
@@ -92,6 +108,9 @@ template <class Body> int32_t guarded(char **error, int32_t otherwise, Body &&bo
   } catch (...) {
     text = "an exception that is none of C++'s own";
   }
+  // The interpreter wraps what an operator throws into an exception of its own, with a trace around the text.
+  if (text.find(rust_host::Interrupted().what()) != std::string::npos)
+    status = RH_INTERRUPTED;
   if (error)
     *error = copy_text(text);
   return status;
@@ -102,6 +121,7 @@ template <class Body> int32_t guarded(char **error, int32_t otherwise, Body &&bo
 struct rh_module {
   Module module;
   std::vector<Method> methods;
+  std::string operators;
   at::Device device = at::kCPU;
 };
 
@@ -125,6 +145,11 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
       if (!is_hidden(method.name()))
         loaded->methods.push_back(describe(loaded->module, method));
     std::stable_partition(loaded->methods.begin(), loaded->methods.end(), [](const Method &m) { return m.method.name() == "forward"; });
+    // After the graphs were described: the checks are ours, not the model's.
+    loaded->operators = operators_of(loaded->module);
+    for (auto *function : loaded->module._ivalue()->compilation_unit()->get_functions())
+      if (auto *graph = torch::jit::tryToGraphFunction(*function))
+        rust_host::guard(*graph->graph());
     *out = loaded.release();
   });
 }
@@ -150,16 +175,7 @@ int32_t rh_methods(const rh_module *module, char **text, char **error) {
 }
 
 int32_t rh_operators(const rh_module *module, char **text, char **error) {
-  return guarded(error, RH_INVALID_MODEL, [&] {
-    std::set<std::string> names;
-    for (auto *function : module->module._ivalue()->compilation_unit()->get_functions())
-      if (auto *graph = torch::jit::tryToGraphFunction(*function))
-        for_each_node(graph->graph()->block(), [&](torch::jit::Node *node) { names.insert(node->kind().toQualString()); });
-    std::string all;
-    for (const auto &name : names)
-      all += name + "\n";
-    *text = copy_text(all);
-  });
+  return guarded(error, RH_INVALID_MODEL, [&] { *text = copy_text(module->operators); });
 }
 
 int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_t count, rh_result **out, char **error) {

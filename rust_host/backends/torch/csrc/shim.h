@@ -28,6 +28,7 @@ enum rh_status : int32_t {
   RH_NO_MEMORY = 3,
   RH_INVALID_MODEL = 4,  // the file cannot be loaded
   RH_UNAVAILABLE = 5,
+  RH_INTERRUPTED = 6, // the function of rh_set_poll said so
 };
 
 struct rh_tensor {
@@ -71,6 +72,8 @@ void rh_free_text(char *);
 // Once a process: print() of models to standard error, one thread in the child after a fork.
 int32_t rh_initialise(char **error);
 const char *rh_version();
+// A question that loops ask every 20 ms or so, on the thread that runs them: not 0 ends the call.
+void rh_set_poll(int32_t (*ask)());
 // Brings libtorch_cuda in, which the linker leaves out; an error text says why it cannot be loaded.
 int32_t rh_load_cuda(char **error);
 }

@@ -20,6 +20,7 @@ pub(crate) const FAILED: i32 = 2;
 pub(crate) const NO_MEMORY: i32 = 3;
 pub(crate) const INVALID_MODEL: i32 = 4;
 pub(crate) const UNAVAILABLE: i32 = 5;
+pub(crate) const INTERRUPTED: i32 = 6;
 
 #[repr(C)]
 pub(crate) struct RawTensor {
@@ -75,5 +76,6 @@ unsafe extern "C" {
     pub(crate) fn rh_free_text(text: *mut c_char);
     pub(crate) fn rh_initialise(error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_version() -> *const c_char;
+    pub(crate) fn rh_set_poll(ask: Option<extern "C" fn() -> i32>);
     pub(crate) fn rh_load_cuda(error: *mut *mut c_char) -> i32;
 }

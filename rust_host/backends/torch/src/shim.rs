@@ -4,7 +4,7 @@ use crate::{
     convert::{self, Arguments},
     ffi,
 };
-use rust_host_engine::{Device, Error, ErrorKind, Method, Result, Value};
+use rust_host_engine::{Device, Error, ErrorKind, Method, Result, Value, interrupt};
 use std::{
     ffi::{CStr, c_char},
     ptr::{self, NonNull},
@@ -70,7 +70,15 @@ impl Module {
 /// Sets libtorch up for this process.
 pub(crate) fn initialise() -> Result<()> {
     // SAFETY: no arguments but the place for a text.
-    check(|error| unsafe { ffi::rh_initialise(error) })
+    check(|error| unsafe { ffi::rh_initialise(error) })?;
+    // SAFETY: the function lives as long as the process.
+    unsafe { ffi::rh_set_poll(Some(poll)) };
+    Ok(())
+}
+
+/// Asked by loops of the model's code, on the thread that runs them.
+extern "C" fn poll() -> i32 {
+    i32::from(interrupt::is_wanted())
 }
 
 /// Version of the libtorch that this was compiled against.
@@ -101,6 +109,7 @@ fn check(call: impl FnOnce(*mut *mut c_char) -> i32) -> Result<()> {
             Error::new(ErrorKind::InvalidModel, format!("libtorch cannot load it: {}", first_line(&text)))
         }
         ffi::UNAVAILABLE => Error::unavailable(text),
+        ffi::INTERRUPTED => interrupt::error(),
         other => Error::internal(format!("the shim answered {other}: {text}")),
     })
 }

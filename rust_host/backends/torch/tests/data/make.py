@@ -30,7 +30,19 @@ class Types(nn.Module):
         lt: List[Tensor],
         tu: Tuple[int, str],
         d: Dict[str, Tensor],
-    ) -> Tuple[Tensor, int, float, bool, str, Optional[Tensor], List[int], List[Tensor], Tuple[int, str], Dict[str, Tensor], Point]:
+    ) -> Tuple[
+        Tensor,
+        int,
+        float,
+        bool,
+        str,
+        Optional[Tensor],
+        List[int],
+        List[Tensor],
+        Tuple[int, str],
+        Dict[str, Tensor],
+        Point,
+    ]:
         return t + 1, i + 1, f * 2, not b, s + "!", o, li + [9], lt + [t], (tu[0] + 1, tu[1]), d, Point(t * 2, i)
 
 
@@ -135,9 +147,36 @@ class OnlyOther(nn.Module):
         return x * 2
 
 
+class Kills(nn.Module):
+    """Honest code that ends the process in a plain host: SIGFPE and SIGSEGV."""
+
+    def forward(self, what: str, a: int, b: int, t: Tensor) -> Tensor:
+        if what == "remainder":
+            return torch.tensor([a % b])
+        if what == "floordiv":
+            return torch.tensor([a // b])
+        if what == "divmod":
+            return torch.tensor([divmod(a, b)[1]])
+        if what == "trunc":
+            return torch.div(t, b, rounding_mode="trunc")
+        if what == "trunc_tensor":
+            return torch.div(t, torch.full_like(t, b), rounding_mode="trunc")
+        return torch.linalg.eigvals(t).real
+
+
+class Endless(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        while bool(x.sum() > 0):
+            x = x + 1
+        return x
+
+
 def main() -> None:
     torch.manual_seed(0)
-    models = {m.__name__.lower(): m() for m in (Types, Defaults, Aliases, WritesInput, Stateful, Gradient, Raises, Flips, Copies, Odd)}
+    models = {
+        m.__name__.lower(): m()
+        for m in (Types, Defaults, Aliases, WritesInput, Stateful, Gradient, Raises, Flips, Copies, Odd, Kills, Endless)
+    }
     hooked = Hooked()
     hooked.register_forward_hook(add_ten)
     models["hooked"] = hooked

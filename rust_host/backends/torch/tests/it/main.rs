@@ -1,7 +1,7 @@
 //! The backend against small files that tests/data/make.py wrote.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use rust_host_engine::{Datatype, Device, DeviceRequest, ErrorKind, Memory, Model, Tensor, Value};
+use rust_host_engine::{Datatype, Device, DeviceRequest, ErrorKind, Memory, Model, Tensor, Value, interrupt};
 use std::{
     path::PathBuf,
     sync::{
@@ -254,6 +254,40 @@ fn many_threads_share_one_model() {
             });
         }
     });
+}
+
+#[test]
+fn arithmetic_that_ends_a_plain_host_is_an_error() {
+    let model = open("kills");
+    let run = |what: &str, a: i64, b: i64, t: Tensor| {
+        model.call(&[Some(Value::Str(what.into())), Some(Value::Int(a)), Some(Value::Int(b)), Some(t.into())])
+    };
+    let smallest = || Tensor::from_elements(vec![2], vec![5, i64::MIN]).unwrap();
+    for _ in 0..3 {
+        for what in ["remainder", "floordiv", "divmod"] {
+            assert!(run(what, 7, 0, smallest()).unwrap_err().message.contains("by zero"), "{what}");
+            assert!(run(what, i64::MIN, -1, smallest()).unwrap_err().message.contains("overflow"), "{what}");
+        }
+        for what in ["trunc", "trunc_tensor"] {
+            assert!(run(what, 0, -1, smallest()).unwrap_err().message.contains("overflow"), "{what}");
+            assert!(run(what, 0, 2, smallest()).is_ok(), "{what}");
+        }
+        let nan = Tensor::from_elements(vec![6, 6], vec![f32::NAN; 36]).unwrap();
+        assert!(run("eigvals", 0, 1, nan).unwrap_err().message.contains("NaN"));
+        let Value::Tensor(t) = run("remainder", 7, 4, smallest()).unwrap() else { panic!() };
+        assert_eq!(t.to_vec::<i64>().unwrap(), [3]);
+    }
+}
+
+#[test]
+fn an_endless_loop_ends_at_the_time_limit() {
+    let model = open("endless");
+    assert_eq!(numbers(&call(&model, tensor(&[-1.0]))), [-1.0]);
+    let limit = std::time::Duration::from_millis(300);
+    let start = std::time::Instant::now();
+    let e = interrupt::within(limit, || model.call(&[Some(tensor(&[1.0]))])).unwrap_err();
+    assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Timeout, "the model did not answer within 0.3 s"));
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
 }
 
 #[test]
