@@ -13,7 +13,7 @@ class Model:
     def __new__(
         cls,
         path: str | os.PathLike[str],
-        device: object = None,
+        device: object = "auto",
         *,
         to: Literal["numpy", "torch"] = "numpy",
         allow_operators: Sequence[str] = ...,

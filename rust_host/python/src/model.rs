@@ -14,7 +14,17 @@ use pyo3::{
 use rust_host_engine::{Archive, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy};
 use std::path::PathBuf;
 
-/// A TorchScript file, ready to run.
+/// A TorchScript file, ready to run: `Model(path, device="auto", *, to="numpy", allow_operators=())`.
+///
+/// Args:
+///     path: the file, with or without a contract.
+///     device: "auto" (CUDA where it can be used), "cpu", "cuda" or "cuda:N"; a torch.device will do. "cuda" never falls
+///         back to the processor.
+///     to: what results are made of, "numpy" arrays or "torch" tensors on the processor.
+///     allow_operators: operators that the file may use although they are refused by default, such as
+///         "aten::from_file"; only for a file that you trust.
+///
+/// One model may be called from many threads at once; the GIL is released meanwhile.
 #[pyclass(frozen, module = "rust_host")]
 pub(crate) struct Model {
     /// `None` only while it is dropped.
@@ -35,7 +45,10 @@ impl Drop for Model {
 #[pymethods]
 impl Model {
     #[new]
-    #[pyo3(signature = (path, device = None, *, to = "numpy", allow_operators = Vec::new()))]
+    #[pyo3(
+        signature = (path, device = None, *, to = "numpy", allow_operators = Vec::new()),
+        text_signature = "(path, device='auto', *, to='numpy', allow_operators=())"
+    )]
     fn new(
         py: Python<'_>,
         path: PathBuf,
@@ -57,6 +70,12 @@ impl Model {
         })
     }
 
+    /// Calls `forward` with its inputs in order or by name, and returns what it returned, nested in the same way.
+    ///
+    /// A tensor is taken from a NumPy array or anything with `__dlpack__`, without a copy unless it is big-endian,
+    /// unaligned or backwards, or the model writes to it; from a list of numbers too. The caller's array is never changed.
+    /// Other arguments are Python's own int, float, bool, str, list, tuple, dict and None. Results are the caller's alone;
+    /// NumPy has no bfloat16, so such a result is float32 there.
     #[pyo3(signature = (*args, **kwargs))]
     fn __call__<'py>(
         &self,
@@ -71,6 +90,8 @@ impl Model {
         })
     }
 
+    /// Calls `forward` with inputs by name and returns the outputs by name, flat: the contract's names, else `output_0`, …
+    /// and the keys of dicts. `to` overrides the model's own choice of "numpy" or "torch".
     #[pyo3(signature = (inputs, *, to = None))]
     fn run<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyAny>, to: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
         guarded(py, || {
@@ -85,6 +106,7 @@ impl Model {
         })
     }
 
+    /// Replays the file's golden examples on this machine and says how far the results are from the author's.
     fn verify(&self, py: Python<'_>) -> PyResult<Verdict> {
         guarded(py, || {
             let engine = self.engine(py)?;
@@ -92,6 +114,7 @@ impl Model {
         })
     }
 
+    /// The file's contract as its `contract.json` has it; `None` if it has none.
     #[getter]
     fn contract<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let engine = self.engine(py)?;
@@ -103,6 +126,7 @@ impl Model {
         json.map(|bytes| py.import("json")?.call_method1("loads", (bytes.as_ref(),))).transpose()
     }
 
+    /// What goes in: name, datatype, shape and dims of each input, `None` where only a contract would say it.
     #[getter]
     fn inputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(contract) = self.contract(py)? {
@@ -119,6 +143,8 @@ impl Model {
         Ok(inputs.into_any())
     }
 
+    /// What comes out, in the same form. Without a contract a list or dict has the name `None`: what is in it is known
+    /// after a call.
     #[getter]
     fn outputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         if let Some(contract) = self.contract(py)? {
@@ -140,21 +166,25 @@ impl Model {
         Ok(outputs.into_any())
     }
 
+    /// Where it runs: "cpu" or "cuda:N".
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.engine(py)?.device().to_string())
     }
 
+    /// The method that is called, with the types of its arguments: "forward(x: Tensor) -> Tensor".
     #[getter]
     fn method(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.engine(py)?.method().to_string())
     }
 
+    /// The file it was loaded from.
     #[getter]
     fn path(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.engine(py)?.archive().path().display().to_string())
     }
 
+    /// What results are made of: "numpy" or "torch".
     #[getter]
     fn to(&self) -> &'static str {
         self.library.as_str()

@@ -23,16 +23,19 @@ impl Verdict {
 
 #[pymethods]
 impl Verdict {
+    /// Whether every output was within its tolerance.
     #[getter]
     fn ok(&self) -> bool {
         self.verdict.ok
     }
 
+    /// Number of examples that were run.
     #[getter]
     fn examples(&self) -> usize {
         self.verdict.examples
     }
 
+    /// One dict an output: output, max_abs, max_rel, rtol, atol, ok.
     #[getter]
     fn outputs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let outputs = PyList::empty(py);
