@@ -184,7 +184,7 @@ def _compile(
     first, others = cases[0], [case for case in cases[1:] if all(case.sizes.values())]
     # other values of the same sizes, then every other size: only what changes with the input can tell itself apart
     same = sampler.draw(first.sizes, 77)
-    return trace(model, sampler.names, first.inputs, [same, *(case.inputs for case in others[:8])])
+    return trace(model, sampler.names, first.inputs, [same, *(case.inputs for case in others[:8])]), []
 
 
 def _sampler(weights: Weights, splits: Splits | None) -> Sampler:
