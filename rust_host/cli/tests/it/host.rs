@@ -65,7 +65,7 @@ impl Ran {
         assert!(self.stderr.starts_with("error: ") && !self.stderr.contains("panicked"), "{all}");
         let lines: Vec<_> = self.stderr.lines().collect();
         let rest_is_told = |l: &&str| l.starts_with("hint: ") || l.starts_with("  caused by: ");
-        assert!(lines[1..].iter().all(|l| rest_is_told(l)), "more than one sentence: {all}");
+        assert!(lines[1..].iter().all(rest_is_told), "more than one sentence: {all}");
         assert!(lines[0].len() < 500, "{all}");
         for word in words {
             assert!(self.stderr.contains(word), "`{word}` is not in: {all}");
