@@ -38,6 +38,7 @@ impl Archive {
         }
         let zip = Zip::open(bytes.clone()).map_err(at)?;
         let stem = find_stem(&zip).map_err(at)?;
+        refuse_other_spellings(&zip, &stem).map_err(at)?;
         let archive = Self { path: path.to_owned(), bytes, zip, stem };
         for member in archive.zip.members() {
             archive.zip.read(member).map_err(at)?;
@@ -219,4 +220,41 @@ fn find_stem(zip: &Zip) -> Result<String> {
         );
     }
     other("it is a zip that holds something else", SAVE)
+}
+
+/// libtorch finds members whatever the case of their names, and takes another path for what looks like an archive of torch
+/// 1.0: such members would be read although nobody looked at them.
+fn refuse_other_spellings(zip: &Zip, stem: &str) -> Result<()> {
+    const KNOWN: [&str; 12] = [
+        "code",
+        "data",
+        "constants",
+        "extra",
+        "data.pkl",
+        "constants.pkl",
+        "version",
+        "byteorder",
+        ".data",
+        "traced_inputs.pkl",
+        ".format_version",
+        ".storage_alignment",
+    ];
+    for member in zip.members() {
+        let name = member.name.get(stem.len() + 1..).unwrap_or_default();
+        let top = name.split('/').next().unwrap_or_default();
+        let lower = name.to_lowercase();
+        let ending = [".py", ".debug_pkl"].into_iter().find(|e| lower.ends_with(e) && top == "code");
+        if lower == "model.json" {
+            return Err(Error::invalid_model("the archive is of torch 1.0 or 1.1 (it has `model.json`)")
+                .hint("load it with that torch and save it with a current one"));
+        }
+        if KNOWN.contains(&&*top.to_lowercase()) && !KNOWN.contains(&top) || ending.is_some_and(|e| !name.ends_with(e))
+        {
+            return Err(Error::new(
+                crate::ErrorKind::Refused,
+                format!("the archive names a member `{}`, in letters that torch does not write", member.name),
+            ));
+        }
+    }
+    Ok(())
 }

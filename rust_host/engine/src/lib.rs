@@ -36,6 +36,7 @@ pub mod operators;
 pub mod pickle;
 pub mod picture;
 pub mod scan;
+mod scan_code;
 pub mod script;
 mod tensor;
 pub mod tokens;

@@ -1,7 +1,10 @@
 //! Which operators a model may use. What a model has no business with (files, processes, other people's memory), and what
 //! ends the process on bad arguments, is refused; `docs/security.md` explains the groups.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::LazyLock,
+};
 
 /// Operators that the owner of a machine allows beyond the rules here.
 #[derive(Debug, Clone, Default)]
@@ -196,9 +199,10 @@ fn refusal_of_aten(name: &str) -> Option<&'static str> {
     None
 }
 
-/// Whether a method of that name is refused whatever it is called on: `x.save(…)` is `aten::save` when `x` is a tensor.
-pub fn is_refused_method(name: &str) -> bool {
-    REFUSED.iter().any(|(n, _)| *n == name)
+/// Whether libtorch 2.13 has an `aten::` operator of that name, which begins with one underscore.
+pub(crate) fn is_internal(name: &str) -> bool {
+    static NAMES: LazyLock<HashSet<&str>> = LazyLock::new(|| include_str!("internal_operators.txt").lines().collect());
+    NAMES.contains(name)
 }
 
 #[cfg(test)]

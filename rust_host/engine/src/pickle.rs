@@ -43,8 +43,10 @@ fn damaged(what: impl std::fmt::Display) -> Error {
 
 /// Globals that `torch.jit.save` writes, apart from the archive's own classes (`__torch__.…`).
 fn known(global: &str) -> bool {
+    if let Some(library) = global.strip_prefix("__torch__.torch.classes.") {
+        return crate::scan_code::is_packed_weight(library.split('.').next().unwrap_or_default());
+    }
     global.starts_with("__torch__.")
-        || global.starts_with("__torch__ ")
         || matches!(
             global,
             "torch._utils._rebuild_tensor_v2"

@@ -3,12 +3,12 @@
 //! operators. After loading, [`check_operators`] looks once more, at what libtorch itself says the code calls.
 
 use crate::{
-    Archive, Error, ErrorKind, Result, Script,
-    operators::{Policy, is_refused_method, refusal},
+    Archive, Error, ErrorKind, Result,
+    operators::{Policy, refusal},
     pickle::{Id, Node, Pickle},
-    tokens::{Token, TokenKind, tokens},
+    scan_code::{Code, Declared},
 };
-use std::collections::HashSet;
+use std::borrow::Cow;
 
 /// Checks the whole archive.
 ///
@@ -17,20 +17,26 @@ use std::collections::HashSet;
 pub fn scan(archive: &Archive, policy: &Policy) -> Result<()> {
     let shown = archive.path().display();
     let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
-    let script = Script::read(archive)?;
-    let own: HashSet<&str> = script.classes.values().flat_map(|c| &c.methods).map(|m| m.name.as_str()).collect();
     let names: Vec<String> = archive.members().map(|(n, _)| n.to_owned()).collect();
+    let mut texts: Vec<(&str, Cow<'_, [u8]>)> = Vec::new();
     for name in &names {
         // What libtorch unpickles; others (traced_inputs.pkl) it leaves alone, and their records may be empty.
         if matches!(name.as_str(), "data.pkl" | "constants.pkl") || name.ends_with(".debug_pkl") {
             scan_pickle(archive, name).map_err(at)?;
         } else if name.starts_with("code/") && name.ends_with(".py") {
-            let Some(bytes) = archive.member(name)? else { continue };
-            let code = std::str::from_utf8(&bytes)
-                .map_err(|_| at(Error::invalid_model(format!("the archive is damaged: `{name}` is not UTF-8"))))?;
-            scan_code(code, name, &own, policy).map_err(at)?;
+            texts.extend(archive.member(name)?.map(|text| (name.as_str(), text)));
         }
     }
+    let mut codes = Vec::with_capacity(texts.len());
+    let mut declared = Declared::default();
+    for (file, bytes) in &texts {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|_| at(Error::invalid_model(format!("the archive is damaged: `{file}` is not UTF-8"))))?;
+        let code = Code::read(text, file).map_err(at)?;
+        declared.add(&code.tokens);
+        codes.push(code);
+    }
+    codes.iter().try_for_each(|code| code.check(&declared, policy)).map_err(at)?;
     Ok(())
 }
 
@@ -47,7 +53,7 @@ pub fn check_operators<'a>(operators: impl IntoIterator<Item = &'a str>, policy:
     Ok(())
 }
 
-fn refused(operator: &str, why: &str, place: &str) -> Error {
+pub(crate) fn refused(operator: &str, why: &str, place: &str) -> Error {
     Error::new(ErrorKind::Refused, format!("{place} calls `{operator}`, which {why}"))
         .hint(format!("if you trust the file: `--allow-operator {operator}`"))
 }
@@ -125,68 +131,4 @@ fn check_tensor(archive: &Archive, pickle: &Pickle, arguments: Id, folder: &str)
         Some(last) if last < count => Ok(()),
         _ => Err(broken(&format!("reaches beyond the record `{name}`"))),
     }
-}
-
-fn scan_code(code: &str, file: &str, own: &HashSet<&str>, policy: &Policy) -> Result<()> {
-    let tokens = tokens(code, file)?;
-    let token = |i: usize| tokens.get(i);
-    let joined = |i: usize, sign: char| token(i).is_some_and(|t| t.is(sign) && t.joined);
-    let name_at = |i: usize| token(i).filter(|t| t.kind == TokenKind::Ident && t.joined).map(|t| t.text);
-    let check = |operator: &str, line: usize| match refusal(operator).filter(|_| !policy.allowed.contains(operator)) {
-        Some(why) => Err(refused(operator, why, &format!("`{file}`, line {line}"))),
-        None => Ok(()),
-    };
-    let odd = |t: &Token<'_>| {
-        Err(Error::new(
-            ErrorKind::Refused,
-            format!(
-                "`{file}`, line {}, uses `{}` in a way that torch never writes and that could hide an operator",
-                t.line, t.text
-            ),
-        ))
-    };
-    for (i, t) in tokens.iter().enumerate() {
-        if t.kind != TokenKind::Ident {
-            continue;
-        }
-        let after_dot = i > 0 && tokens[i - 1].is('.');
-        match t.text {
-            // Inside a qualified name (`__torch__.torch.nn`) these are folders.
-            "torch" | "ops" if !after_dot => {
-                // `torch.autograd.grad` is how torch writes `aten::grad`, and reads any `torch.autograd.NAME` as `aten::NAME`.
-                let autograd = t.text == "torch" && name_at(i + 2) == Some("autograd");
-                let deep = usize::from(t.text == "ops" || autograd);
-                let space = if t.text == "torch" { Some("aten") } else { name_at(i + 2) };
-                let dot = i + 1 + 2 * deep;
-                let name = if joined(dot, '.') { name_at(dot + 1) } else { None };
-                match (space, name) {
-                    (Some(space), Some(name)) if joined(i + 1, '.') && joined(dot + 2, '(') => {
-                        check(&format!("{space}::{name}"), t.line)?
-                    }
-                    _ => return odd(t),
-                }
-            }
-            // `x.save(…)`: an operator if `x` is a tensor, whatever methods the archive's classes have.
-            name if after_dot
-                && token(i + 1).is_some_and(|t| t.is('('))
-                && is_method_call(&tokens, i)
-                && (is_refused_method(name) || (name.starts_with('_') && !own.contains(name))) =>
-            {
-                check(&format!("aten::{name}"), t.line)?;
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Whether `tokens[i]` ends a chain `a.b.c(` that does not begin with `torch`, `ops` or a qualified name, whose operators
-/// and classes are told by their first word.
-fn is_method_call(tokens: &[Token<'_>], i: usize) -> bool {
-    let mut first = i;
-    while first >= 2 && tokens[first - 1].is('.') && tokens[first - 2].kind == TokenKind::Ident {
-        first -= 2;
-    }
-    let behind_bracket = first > 0 && tokens[first - 1].is('.');
-    behind_bracket || !matches!(tokens[first].text, "torch" | "ops" | "__torch__")
 }

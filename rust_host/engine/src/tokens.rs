@@ -37,6 +37,8 @@ impl Token<'_> {
 
 /// Deepest nesting of brackets and of indentation: libtorch's parser recurses.
 const DEEPEST: usize = 200;
+/// It also recurses over what is chained without brackets: `a.b.c`, `not not a`, `1 + 1 + 1`.
+const LONGEST_CHAIN: usize = 1_000;
 const MOST_TOKENS_OF_A_FUNCTION: usize = 500_000;
 
 /// All tokens of a file of serialised code.
@@ -47,7 +49,8 @@ const MOST_TOKENS_OF_A_FUNCTION: usize = 500_000;
 pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
     let bytes = code.as_bytes();
     let (mut at, mut line, mut joined) = (0, 1, false);
-    let (mut brackets, mut in_function) = (0usize, 0usize);
+    let mut in_function = 0usize;
+    let mut nesting = Nesting::default();
     let mut found = Vec::new();
     let refused = |line: usize, what: &str| {
         Err(Error::new(
@@ -60,9 +63,12 @@ pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
             line += usize::from(byte == b'\n');
             if byte == b'\n' {
                 let indent = bytes[at + 1..].iter().take_while(|&&b| b == b' ').count();
-                if brackets == 0 && indent > 2 * DEEPEST {
+                if nesting.open.is_empty() && indent > 2 * DEEPEST {
                     return refused(line + 1, "is indented more than 200 deep");
                 }
+            }
+            if byte == b'\n' && nesting.open.is_empty() {
+                nesting.chain = 0;
             }
             joined = false;
             at += 1;
@@ -84,15 +90,14 @@ pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
             0..=0x20 | 0x7f.. => return refused(line, "has a character that is no code"),
             sign => (TokenKind::Sign(char::from(sign)), 1),
         };
-        match kind {
-            TokenKind::Sign('(' | '[' | '{') => brackets += 1,
-            TokenKind::Sign(')' | ']' | '}') => brackets = brackets.saturating_sub(1),
-            _ => {}
-        }
-        if brackets > DEEPEST {
+        let text = &code[at..at + length];
+        nesting.add(kind, text);
+        if nesting.open.len() > DEEPEST {
             return refused(line, "nests brackets more than 200 deep");
         }
-        let text = &code[at..at + length];
+        if nesting.chain > LONGEST_CHAIN {
+            return refused(line, "nests more than 1000 parts of an expression");
+        }
         in_function = if text == "def" { 0 } else { in_function + 1 };
         if in_function > MOST_TOKENS_OF_A_FUNCTION {
             return refused(line, "has a function of more than 500000 tokens");
@@ -103,6 +108,34 @@ pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
         joined = true;
     }
     Ok(found)
+}
+
+/// How deep the parser is in an expression.
+#[derive(Default)]
+struct Nesting {
+    /// Length of the chain outside each open bracket.
+    open: Vec<usize>,
+    /// Length of the chain up to here, with those outside the brackets.
+    chain: usize,
+}
+
+impl Nesting {
+    fn add(&mut self, kind: TokenKind, text: &str) {
+        match kind {
+            TokenKind::Sign('(' | '[' | '{') => {
+                self.open.push(self.chain);
+                self.chain += 1;
+            }
+            // What was called or indexed may be called or indexed again: `a[0][0]`.
+            TokenKind::Sign(')' | ']' | '}') => self.chain = self.open.pop().map_or(0, |outside| outside + 1),
+            TokenKind::Sign(',' | ':' | ';') => self.chain = self.open.last().map_or(0, |outside| outside + 1),
+            TokenKind::Sign(_) => self.chain += 1,
+            TokenKind::Ident if matches!(text, "not" | "and" | "or" | "if" | "else" | "in" | "is" | "lambda") => {
+                self.chain += 1;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// One or three quotes; a backslash takes the next byte with it.
@@ -128,7 +161,8 @@ fn number_length(bytes: &[u8]) -> usize {
     let digits =
         |from: usize, is: fn(&u8) -> bool| bytes.get(from..).unwrap_or_default().iter().take_while(|b| is(b)).count();
     let is_at = |at: usize, any: &[u8]| bytes.get(at).is_some_and(|b| any.contains(b));
-    let hex = is_at(0, b"0") && is_at(1, b"xX") && bytes.get(2).is_some_and(u8::is_ascii_hexdigit);
+    let first = if is_at(2, b".") { 3 } else { 2 };
+    let hex = is_at(0, b"0") && is_at(1, b"xX") && bytes.get(first).is_some_and(u8::is_ascii_hexdigit);
     let (mut at, is, exponent): (usize, fn(&u8) -> bool, &[u8]) =
         if hex { (2, u8::is_ascii_hexdigit, b"pP") } else { (0, u8::is_ascii_digit, b"eE") };
     at += digits(at, is);
@@ -165,14 +199,33 @@ mod tests {
     #[test]
     fn numbers_end_where_strtod_ends_them() {
         assert_eq!(
-            texts("1.5e-3+2j 0x1fg 1e .5 3.torch"),
-            ["1.5e-3", "+", "2j", "0x1f", "g", "1", "e", ".5", "3.", "torch"]
+            texts("1.5e-3+2j 0x1fg 1e .5 3.torch 0x.8p1torch"),
+            ["1.5e-3", "+", "2j", "0x1f", "g", "1", "e", ".5", "3.", "torch", "0x.8p1", "torch"]
         );
     }
 
     #[test]
+    fn long_lists_and_many_statements_are_no_nesting() {
+        let list = format!("x = [{}]\n", "-1, ".repeat(10_000));
+        let statements = "x = torch.add(x, -1)\n".repeat(10_000);
+        assert!(tokens(&list, "f").is_ok() && tokens(&statements, "f").is_ok());
+    }
+
+    #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
-        for code in ["a # b", "a \\\n b", "tørch", "a\0b", &"(".repeat(300), &format!("x\n{}y", " ".repeat(500))] {
+        for code in [
+            "a # b",
+            "a \\\n b",
+            "tørch",
+            "a\0b",
+            &"(".repeat(300),
+            &format!("x\n{}y", " ".repeat(500)),
+            &"-".repeat(2000),
+            &"not ".repeat(2000),
+            &"1+".repeat(2000),
+            &format!("x{}", "[0]".repeat(2000)),
+            &format!("x{}", ".T".repeat(2000)),
+        ] {
             assert!(tokens(code, "f").is_err(), "{code:?}");
         }
     }

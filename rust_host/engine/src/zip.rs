@@ -148,14 +148,13 @@ impl Zip {
 fn find_directory(bytes: &[u8]) -> Result<(u64, usize, usize)> {
     let missing = || damaged("its end is missing, as of a file that was cut off or only partly copied");
     let least = bytes.len().checked_sub(22).ok_or_else(missing)?;
-    // A comment may follow, but then its length must reach exactly to the end of the file.
-    let at = (least.saturating_sub(0xffff)..=least)
-        .rev()
-        .find(|&at| {
-            bytes[at..at + 4] == END.to_le_bytes()
-                && at + 22 + usize::from(u16::from_le_bytes([bytes[at + 20], bytes[at + 21]])) == bytes.len()
-        })
-        .ok_or_else(missing)?;
+    // Where libtorch finds it: the last place that has the signature. A comment may follow, but if its length does not reach
+    // exactly to the end of the file, another reader could find another record.
+    let at = (least.saturating_sub(0xffff)..=least).rev().find(|&at| bytes[at..at + 4] == END.to_le_bytes());
+    let at = at.ok_or_else(missing)?;
+    if at + 22 + usize::from(u16::from_le_bytes([bytes[at + 20], bytes[at + 21]])) != bytes.len() {
+        return Err(damaged("what follows its end record is not as long as it says"));
+    }
     let mut end = Cursor { bytes, at: at + 4, what: "end record" };
     let (disk, first_disk) = (end.u16()?, end.u16()?);
     let (here, count) = (end.u16()?, end.u16()?);
