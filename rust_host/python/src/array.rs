@@ -97,7 +97,7 @@ pub(crate) fn from_numpy(array: &Bound<'_, PyUntypedArray>, at: &str) -> PyResul
     let size = datatype.size();
     let fits = array.is_aligned()
         && dtype.is_native_byteorder() != Some(false)
-        && (array.is_c_contiguous() || array.strides().iter().all(|&s| s >= 0 && s as usize % size == 0));
+        && (array.is_c_contiguous() || array.strides().iter().all(|&s| s >= 0 && (s as usize).is_multiple_of(size)));
     if fits {
         return view(array, datatype, at);
     }

@@ -47,3 +47,56 @@ pub(crate) fn guarded<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> 
         Err(to_py(py, &Error::internal(format!("a mistake in rust_host: {}", text.unwrap_or("unknown")))))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pyo3::exceptions::PyException;
+
+    /// An interpreter in which `rust_host.errors` can be imported, without the package's own `__init__`.
+    fn with_errors(test: impl FnOnce(Python<'_>)) {
+        Python::initialize();
+        Python::attach(|py| {
+            let package = concat!(env!("CARGO_MANIFEST_DIR"), "/rust_host");
+            let module = PyModule::new(py, "rust_host").unwrap();
+            module.setattr("__path__", [package]).unwrap();
+            py.import("sys").unwrap().getattr("modules").unwrap().set_item("rust_host", module).unwrap();
+            test(py);
+        });
+    }
+
+    #[test]
+    fn every_kind_has_a_class_that_says_the_kind() {
+        use ErrorKind as K;
+        let kinds = [
+            K::NotFound,
+            K::InvalidInput,
+            K::InvalidModel,
+            K::InvalidContract,
+            K::Refused,
+            K::Mismatch,
+            K::Failed,
+            K::Unavailable,
+            K::Overloaded,
+            K::Timeout,
+            K::Internal,
+        ];
+        with_errors(|py| {
+            for kind in kinds {
+                let error = to_py(py, &Error::new(kind, "what").hint("do this"));
+                let attribute = |name| error.value(py).getattr(name).unwrap().to_string();
+                assert_eq!((attribute("kind"), attribute("hint")), (kind.as_str().to_owned(), "do this".to_owned()));
+                assert_eq!(error.value(py).to_string(), "what\nhint: do this");
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_is_an_error_that_except_exception_sees() {
+        with_errors(|py| {
+            let error = guarded(py, || -> PyResult<()> { panic!("index {} of 3", 7) }).unwrap_err();
+            assert!(error.is_instance_of::<PyException>(py));
+            assert_eq!(error.value(py).to_string(), "a mistake in rust_host: index 7 of 3");
+        });
+    }
+}
