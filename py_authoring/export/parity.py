@@ -46,11 +46,6 @@ class Report:
     differences: dict[str, Difference] = field(default_factory=dict)
     cases: int = 0
 
-    @property
-    def max_abs(self) -> float:
-        """Over all outputs."""
-        return max((difference.max_abs for difference in self.differences.values()), default=0.0)
-
 
 def run(model: Forward, names: Sequence[str], inputs: Mapping[str, Tensor]) -> object:
     """One forward pass without gradients; the inputs are copies, so a model may write to them."""
