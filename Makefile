@@ -38,7 +38,7 @@ build: setup ## the native binary: target/release/rust-host
 wheel: build ## the wheel, installed into .venv: `import rust_host`, py-authoring
 	$(call step,building the wheel)
 	@rm -rf target/wheels
-	@maturin build --release --locked --quiet --out target/wheels
+	@maturin build --release --locked --out target/wheels > target/wheel.log 2>&1 || { cat target/wheel.log; exit 1; }
 	@uv pip install --quiet --no-deps --reinstall-package rust-host target/wheels/*.whl
 
 demo: wheel ## train on real digits, export, verify, run natively and from Python
