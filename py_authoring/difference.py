@@ -75,7 +75,7 @@ def measure(got: Tensor, expected: Tensor, rtol: float, atol: float) -> Differen
     size = expected.double().abs()
     # integers beyond 2**53 may differ and still be one number as a double: what is not the same is never within
     exact = not got.is_floating_point()
-    within = same if exact else same | (distance <= atol + rtol * size)
+    within = same if exact else same | (size.isfinite() & (distance <= atol + rtol * size))
     relative = torch.where(same | (size == 0), 0.0, distance / size)
     relative = torch.where(relative.isnan(), math.inf, relative)
     return Difference(float(distance.max()), float(relative.max()), bool(within.all()))
