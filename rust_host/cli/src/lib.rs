@@ -34,7 +34,7 @@ fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> 
         args::Parsed::Show(text) => Ok(output::Answer::text(text)),
         args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),
         args::Parsed::Info(file, json) => Ok(output::info(&commands::info::info(&file)?, json)),
-        args::Parsed::Run(settings) => Ok(output::run(commands::run::run(settings, backends)?)),
+        args::Parsed::Run(settings) => output::run(&commands::run::run(settings, backends)?),
         args::Parsed::Verify(file, device, policy, json) => {
             Ok(output::verify(&commands::verify::verify(&file, device, &policy, backends)?, json))
         }

@@ -6,27 +6,29 @@ use crate::{
     predictions::Prediction,
     table,
 };
-use rust_host_engine::{Datatype, Value, json};
+use rust_host_engine::{Datatype, Error, Result, Value, json};
 use serde_json::{Value as Json, json};
 use std::io::{IsTerminal, stdout};
 
 /// Prints outputs where they are to be printed, and says where they were written otherwise.
-pub(crate) fn run(outcome: Outcome) -> Answer {
-    let mut notes = outcome.notes.clone();
-    match &outcome.leaving {
-        Leaving::Json => Answer::text(format!("{}\n", document(&outcome))).notes(notes),
-        Leaving::Table => Answer::text(text(&outcome)).notes(notes),
-        Leaving::Bytes(bytes) if stdout().is_terminal() => {
-            notes
-                .push(format!("{} bytes are not for a terminal; redirect stdout, or give `--output DIR`", bytes.len()));
-            Answer::bytes(Vec::new()).notes(notes).code(2)
+///
+/// # Errors
+/// `InvalidInput` if bytes would go to a terminal.
+pub(crate) fn run(outcome: &Outcome) -> Result<Answer> {
+    let notes = outcome.notes.clone();
+    Ok(match &outcome.leaving {
+        Leaving::Json => Answer::text(format!("{}\n", document(outcome))).notes(notes),
+        Leaving::Table => Answer::text(text(outcome)).notes(notes),
+        Leaving::Bytes(_) if stdout().is_terminal() => {
+            return Err(Error::invalid_input("an array cannot be shown on a terminal")
+                .hint("redirect stdout, or give `--output DIR`"));
         }
         Leaving::Bytes(bytes) => Answer::bytes(bytes.clone()).notes(notes),
         Leaving::Files(paths) => {
             let lines = paths.iter().map(|p| format!("{}\n", p.display())).collect();
             Answer::text(lines).notes(notes)
         }
-    }
+    })
 }
 
 /// `{model_name, device, outputs: [{name, datatype, shape, data}], predictions?}`
