@@ -2,11 +2,12 @@
 //! clap.
 
 use crate::{
-    commands::{bench, run},
+    commands::{bench, run, tables},
     inputs::Given,
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
 use rust_host_engine::{DeviceRequest, Error, Result, error::ErrorKind, operators::Policy};
+use rust_host_tables::OnError;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// What is to be done.
@@ -16,6 +17,7 @@ pub(crate) enum Parsed {
     Completions(Vec<u8>),
     Info(PathBuf, bool),
     Run(run::Settings),
+    Tables(tables::Settings),
     Verify(PathBuf, DeviceRequest, Policy, bool),
     Bench(bench::Settings, bool),
     Doctor(bool),
@@ -52,7 +54,7 @@ enum Command {
     /// Run a model on inputs from files, from the command line or from stdin
     #[command(
         visible_alias = "predict",
-        after_help = "Examples:\n  rust-host run model.pt --input image=7.png --top-k 3\n  rust-host run model.pt --input x=x.npy --input h=h.npy --output results\n  rust-host run model.pt --input '[[1, 2, 3, 4]]' --format json\n  rust-host run model.pt --input - --output - < x.npy > y.npy"
+        after_help = "Examples:\n  rust-host run model.pt --input image=7.png --top-k 3\n  rust-host run model.pt --input x=x.npy --input h=h.npy --output results\n  rust-host run model.pt --input '[[1, 2, 3, 4]]' --format json\n  rust-host run model.pt --input - --output - < x.npy > y.npy\n  rust-host run model.pt --input rows.csv --output out.csv\n  rust-host run model.pt --input pictures/ --output out.jsonl --on-error null"
     )]
     Run(RunArgs),
     /// Replay a model's golden examples on this machine
@@ -124,15 +126,21 @@ struct RunArgs {
     file: PathBuf,
     #[command(flatten)]
     input: InputArg,
-    /// Write one file for each output into this folder, or `-` for stdout
+    /// Write one file for each output into this folder, or `-` for stdout; a .csv, .tsv, .jsonl or .parquet for a table
     #[arg(long, short = 'o', value_name = "DIR")]
     output: Option<PathBuf>,
     /// Form of the outputs (default: table; npy with --output)
     #[arg(long, short = 'f', value_enum)]
     format: Option<Form>,
-    /// How many labels to show, where the contract has labels
-    #[arg(long, value_name = "K", default_value_t = 3, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
-    top_k: u16,
+    /// How many labels to show, where the contract has labels (default: 3; in a table 1, and the values)
+    #[arg(long, value_name = "K", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
+    top_k: Option<u16>,
+    /// What a row of a table does that cannot be read or run: end the run, or leave its outputs empty
+    #[arg(long, value_enum, default_value = "stop")]
+    on_error: OnErrorArg,
+    /// Rows of a table or pictures a call (default: what is fast)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
+    batch_size: Option<u32>,
     /// Draw pictures among the inputs (on a terminal they are drawn anyway)
     #[arg(long)]
     draw: bool,
@@ -168,6 +176,12 @@ struct BenchArgs {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnErrorArg {
+    Stop,
+    Null,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -225,6 +239,22 @@ fn settle(command: Command) -> Parsed {
             },
             b.json,
         ),
+        Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
+            file: r.file,
+            words: r.input.input,
+            output: r.output,
+            form: r.format.is_some(),
+            on_error: match r.on_error {
+                OnErrorArg::Stop => OnError::Stop,
+                OnErrorArg::Null => OnError::Null,
+            },
+            batch_size: r.batch_size.and_then(|n| usize::try_from(n).ok()),
+            top_k: r.top_k.map(usize::from),
+            device: r.device.device,
+            threads: r.threads.threads.map(usize::from),
+            policy: r.policy.settle(),
+            json: r.json,
+        }),
         Command::Run(r) => {
             let target = match r.output {
                 Some(p) if p.as_os_str() == "-" => run::Target::Stdout,
@@ -244,7 +274,7 @@ fn settle(command: Command) -> Parsed {
                 inputs: given(r.input),
                 target,
                 form,
-                top_k: usize::from(r.top_k),
+                top_k: usize::from(r.top_k.unwrap_or(3)),
                 draw: r.draw,
                 device: r.device.device,
                 threads: r.threads.threads.map(usize::from),

@@ -35,6 +35,10 @@ fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> 
         args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),
         args::Parsed::Info(file, json) => Ok(output::info(&commands::info::info(&file)?, json)),
         args::Parsed::Run(settings) => output::run(&commands::run::run(settings, backends)?),
+        args::Parsed::Tables(settings) => {
+            let (path, summary) = commands::tables::run(&settings, backends)?;
+            Ok(output::tables(&path, summary, settings.json))
+        }
         args::Parsed::Verify(file, device, policy, json) => {
             Ok(output::verify(&commands::verify::verify(&file, device, &policy, backends)?, json))
         }

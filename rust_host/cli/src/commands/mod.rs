@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod doctor;
 pub(crate) mod info;
 pub(crate) mod run;
+pub(crate) mod tables;
 pub(crate) mod verify;
 
 use rust_host_engine::{Archive, Backend, Contract};

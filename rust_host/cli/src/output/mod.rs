@@ -2,6 +2,7 @@
 
 mod report;
 mod result;
+mod tables;
 
 use rust_host_engine::{Error, Result, error::ErrorKind};
 use serde_json::{Value as Json, json};
@@ -12,6 +13,7 @@ use std::{
 
 pub(crate) use report::{bench, doctor, info, verify};
 pub(crate) use result::run;
+pub(crate) use tables::tables;
 
 /// What is to be printed, and the exit code.
 #[derive(Default)]

@@ -1,0 +1,256 @@
+//! Threads between input and output, in order and in bounded memory: one reads, one a core decodes and encodes, the
+//! caller's runs the model, one writes. At most `in_flight` pieces exist at a time, so a slow disk or a slow model holds
+//! back the reader.
+
+use rust_host_engine::{Error, Result};
+use std::{
+    any::Any,
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+};
+
+/// The steps. Those that take `&self` are called from many threads.
+pub(crate) trait Steps: Sync {
+    /// What was read and not yet decoded.
+    type Raw: Send;
+    /// What the model's thread collects.
+    type Piece: Send;
+    /// What the model has run.
+    type Batch: Send;
+    /// What is to be written.
+    type Encoded: Send;
+
+    fn decode(&self, raw: Self::Raw) -> Result<Self::Piece>;
+    fn encode(&self, batch: Self::Batch) -> Result<Self::Encoded>;
+}
+
+/// Pieces that are enough for a call of the model, and the call.
+pub(crate) trait Stage<S: Steps> {
+    /// Takes one more piece; says whether the batch is complete with it.
+    fn add(&mut self, piece: S::Piece) -> Result<bool>;
+    /// Runs what was collected.
+    fn run(&mut self) -> Result<Option<S::Batch>>;
+}
+
+pub(crate) struct Sizes {
+    pub workers: usize,
+    pub in_flight: usize,
+}
+
+enum Job<S: Steps> {
+    Decode(u64, S::Raw),
+    Encode(u64, S::Batch, usize),
+}
+
+/// What workers do next, and how many more pieces may be read.
+struct Shared<S: Steps> {
+    state: Mutex<State<S>>,
+    changed: Condvar,
+}
+
+struct State<S: Steps> {
+    jobs: VecDeque<Job<S>>,
+    free: usize,
+    closed: bool,
+}
+
+impl<S: Steps> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room for one more piece; `false` if there will be none.
+    fn take_room(&self) -> bool {
+        let state = self.lock();
+        let wait = |s: &mut State<S>| s.free == 0 && !s.closed;
+        let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
+        state.free = state.free.saturating_sub(1);
+        !state.closed
+    }
+
+    fn give_room(&self, pieces: usize) {
+        self.lock().free += pieces;
+        self.changed.notify_all();
+    }
+
+    fn push(&self, job: Job<S>) {
+        let mut state = self.lock();
+        // What is nearer to the end first: it frees room.
+        match job {
+            Job::Decode(..) => state.jobs.push_back(job),
+            Job::Encode(..) => state.jobs.push_front(job),
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn pop(&self) -> Option<Job<S>> {
+        let state = self.lock();
+        let wait = |s: &mut State<S>| s.jobs.is_empty() && !s.closed;
+        let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
+        state.jobs.pop_front()
+    }
+
+    fn close(&self, drop_jobs: bool) {
+        let mut state = self.lock();
+        state.closed = true;
+        if drop_jobs {
+            state.jobs.clear();
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+}
+
+type Numbered<T> = (u64, Result<T>, usize);
+
+/// Runs everything from `next` to `write`; the first error in the order of the input ends it.
+pub(crate) fn run<S: Steps>(
+    sizes: &Sizes,
+    steps: &S,
+    mut next: impl FnMut() -> Result<Option<S::Raw>> + Send,
+    stage: &mut impl Stage<S>,
+    mut write: impl FnMut(S::Encoded) -> Result<()> + Send,
+) -> Result<()> {
+    let shared = Shared::<S> {
+        state: Mutex::new(State { jobs: VecDeque::new(), free: sizes.in_flight.max(1), closed: false }),
+        changed: Condvar::new(),
+    };
+    let (decoded_in, decoded) = mpsc::channel::<Option<Numbered<S::Piece>>>();
+    let (encoded_in, encoded) = mpsc::channel::<Numbered<S::Encoded>>();
+    std::thread::scope(|scope| {
+        let shared = &shared;
+        let for_reader = decoded_in.clone();
+        scope.spawn(move || read(shared, &mut next, &for_reader));
+        for _ in 0..sizes.workers.max(1) {
+            let (decoded_in, encoded_in) = (decoded_in.clone(), encoded_in.clone());
+            scope.spawn(move || work(shared, steps, &decoded_in, &encoded_in));
+        }
+        drop((decoded_in, encoded_in));
+        let writer = scope.spawn(move || -> Result<()> {
+            let ended = in_order(&encoded, |item, pieces| {
+                caught(|| write(item))?;
+                shared.give_room(pieces);
+                Ok(())
+            });
+            if ended.is_err() {
+                shared.close(true);
+            }
+            ended
+        });
+        let ran = call(shared, &decoded, stage);
+        shared.close(ran.is_err());
+        let written = writer.join().unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
+        // A write that failed stops the model's thread without an error of its own.
+        ran.and(written)
+    })
+}
+
+fn read<S: Steps>(
+    shared: &Shared<S>,
+    next: &mut impl FnMut() -> Result<Option<S::Raw>>,
+    decoded: &mpsc::Sender<Option<Numbered<S::Piece>>>,
+) {
+    for number in 0.. {
+        if !shared.take_room() {
+            break;
+        }
+        match caught(&mut *next) {
+            Ok(Some(raw)) => shared.push(Job::Decode(number, raw)),
+            Ok(None) => {
+                // The model's thread learns how many there are.
+                let _gone = decoded.send(Some((number, Err(end()), 0)));
+                return;
+            }
+            Err(e) => {
+                let _gone = decoded.send(Some((number, Err(e), 1)));
+                return;
+            }
+        }
+    }
+    let _gone = decoded.send(None);
+}
+
+fn end() -> Error {
+    Error::internal("the end of the input")
+}
+
+fn work<S: Steps>(
+    shared: &Shared<S>,
+    steps: &S,
+    decoded: &mpsc::Sender<Option<Numbered<S::Piece>>>,
+    encoded: &mpsc::Sender<Numbered<S::Encoded>>,
+) {
+    while let Some(job) = shared.pop() {
+        match job {
+            Job::Decode(number, raw) => {
+                let piece = caught(|| steps.decode(raw));
+                let _gone = decoded.send(Some((number, piece, 1)));
+            }
+            Job::Encode(number, batch, pieces) => {
+                let item = caught(|| steps.encode(batch));
+                let _gone = encoded.send((number, item, pieces));
+            }
+        }
+    }
+}
+
+/// The model's thread: pieces in order → batches.
+fn call<S: Steps>(
+    shared: &Shared<S>,
+    decoded: &mpsc::Receiver<Option<Numbered<S::Piece>>>,
+    stage: &mut impl Stage<S>,
+) -> Result<()> {
+    let (mut waiting, mut wanted, mut batches, mut pieces) = (BTreeMap::new(), 0u64, 0u64, 0usize);
+    let mut run = |stage: &mut dyn Stage<S>, pieces: &mut usize| -> Result<()> {
+        if *pieces > 0
+            && let Some(batch) = stage.run()?
+        {
+            shared.push(Job::Encode(batches, batch, *pieces));
+            batches += 1;
+        }
+        *pieces = 0;
+        Ok(())
+    };
+    // `None`: the writer has given up, and says why.
+    while let Ok(Some((number, piece, kind))) = decoded.recv() {
+        waiting.insert(number, (piece, kind));
+        while let Some((piece, kind)) = waiting.remove(&wanted) {
+            match (piece, kind) {
+                (Err(_), 0) => return run(stage, &mut pieces),
+                (Err(e), _) => return Err(e),
+                (Ok(piece), _) => {
+                    pieces += 1;
+                    if stage.add(piece)? {
+                        run(stage, &mut pieces)?;
+                    }
+                }
+            }
+            wanted += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Hands numbered items on in order.
+fn in_order<T>(items: &mpsc::Receiver<Numbered<T>>, mut f: impl FnMut(T, usize) -> Result<()>) -> Result<()> {
+    let (mut waiting, mut wanted) = (BTreeMap::new(), 0u64);
+    while let Ok((number, item, pieces)) = items.recv() {
+        waiting.insert(number, (item, pieces));
+        while let Some((item, pieces)) = waiting.remove(&wanted) {
+            f(item?, pieces)?;
+            wanted += 1;
+        }
+    }
+    Ok(())
+}
+
+fn caught<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    Error::internal(format!("internal error: {}", text.unwrap_or("no reason given")))
+}

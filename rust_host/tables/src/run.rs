@@ -1,0 +1,266 @@
+//! One run: opens both sides, puts the steps together, and sums up.
+
+use crate::{
+    OnError, Settings, Source, Summary,
+    columns::{self, Layout},
+    csv::{self, Parser},
+    encode::{self, Text},
+    file::AtomicFile,
+    forward::Forward,
+    pictures,
+    pipeline::{self, Sizes},
+    plan::{self, Batching},
+    progress::Progress,
+    source::Format,
+};
+use rust_host_engine::{Contract, Error, Model, Result, Tensor};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+/// A row that cannot be read or run.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Its number in the piece.
+    pub row: usize,
+    pub what: String,
+}
+
+/// What goes from the input to the output as it is.
+pub(crate) enum Passed {
+    /// Fields of a CSV file with their quotes, row by row.
+    Csv { bytes: Vec<u8>, fields: Vec<(u32, u32)>, delimiter: u8 },
+    /// Paths of pictures.
+    Paths(Vec<String>),
+}
+
+/// Some rows that were read: a chunk of a table, or one picture.
+pub(crate) struct Piece {
+    pub rows: usize,
+    /// Bytes or pictures of the input, for the progress.
+    pub bytes: u64,
+    /// One tensor for each input, with the rows that did not fail.
+    pub inputs: Vec<Tensor>,
+    pub passed: Passed,
+    pub failed: Vec<Failure>,
+}
+
+/// Rows that went through the model.
+pub(crate) struct Batch {
+    pub pieces: Vec<Piece>,
+    /// Outputs of rows that were run together.
+    pub groups: Vec<Vec<Tensor>>,
+    /// Group and row in it of each row; `None` where it failed.
+    pub places: Vec<Option<(u32, u32)>>,
+}
+
+/// What was read and not yet decoded.
+pub(crate) enum Raw {
+    Chunk(csv::Chunk),
+    Picture(PathBuf),
+}
+
+enum Decoder<'a> {
+    Csv(Box<Parser>),
+    Pictures { contract: &'a Contract, input: String },
+}
+
+/// What workers do.
+pub(crate) struct Steps<'a> {
+    decoder: Decoder<'a>,
+    text: Text,
+    layout: Arc<OnceLock<Layout>>,
+}
+
+/// Text to be written, with the rows and the bytes of the input that it stands for.
+pub(crate) struct Encoded {
+    text: Vec<u8>,
+    rows: u64,
+    bytes: u64,
+}
+
+impl pipeline::Steps for Steps<'_> {
+    type Raw = Raw;
+    type Piece = Piece;
+    type Batch = Batch;
+    type Encoded = Encoded;
+
+    fn decode(&self, raw: Raw) -> Result<Piece> {
+        match (&self.decoder, raw) {
+            (Decoder::Csv(parser), Raw::Chunk(chunk)) => parser.parse(chunk),
+            (Decoder::Pictures { contract, input }, Raw::Picture(path)) => Ok(pictures::decode(&path, contract, input)),
+            _ => Err(Error::internal("a piece came to another reader")),
+        }
+    }
+
+    fn encode(&self, batch: Batch) -> Result<Encoded> {
+        let layout = self.layout.get().ok_or_else(|| Error::internal("rows came before their columns"))?;
+        let bytes = batch.pieces.iter().map(|p| p.bytes).sum();
+        Ok(Encoded { text: encode::rows(&batch, layout, self.text)?, rows: batch.places.len() as u64, bytes })
+    }
+}
+
+/// How the rows come in.
+struct Opened<'a> {
+    decoder: Decoder<'a>,
+    next: Box<dyn FnMut() -> Result<Option<Raw>> + Send + 'a>,
+    /// Names of the inputs that it fills.
+    inputs: Vec<String>,
+    /// Names of the columns that pass through.
+    passed: Vec<String>,
+    batching: Batching,
+    notes: Vec<String>,
+    delimiter: u8,
+    unit: &'static str,
+    total: u64,
+    /// Rows or pictures of a batch, and how many pieces may exist at a time.
+    enough: usize,
+    in_flight: usize,
+}
+
+/// Runs a model over every row of the input and writes the output, whole or not at all.
+///
+/// # Errors
+/// `InvalidInput` for a table that does not fit, a bad row (named) with [`OnError::Stop`], and a path that is neither;
+/// `NotFound` and `Unavailable` for what cannot be read or written; what [`Model::run`] says.
+pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
+    let start = Instant::now();
+    let format = Format::of_output(&settings.output)?;
+    if settings.batch_size == Some(0) {
+        return Err(Error::invalid_input("the batch size is 0, expected at least 1"));
+    }
+    let contract = plan::contract(model)?;
+    let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
+    let opened = open(settings, contract, workers)?;
+    let text = match format {
+        Format::Csv => Text::Separated(opened.delimiter),
+        Format::Tsv => Text::Separated(b'\t'),
+        Format::Jsonl => Text::Jsonl,
+        Format::Parquet => return Err(without_parquet(&settings.output)),
+    };
+    // After the input: a wrong path there is the likelier mistake. Before the model runs: an hour's work needs a place.
+    let mut file = AtomicFile::create(&settings.output)?;
+    let layout = Arc::new(OnceLock::new());
+    let (passed, top_k) = (opened.passed.clone(), settings.top_k);
+    let mut forward = Forward {
+        model,
+        inputs: opened.inputs,
+        batching: opened.batching,
+        enough: opened.enough,
+        on_error: settings.on_error,
+        shown: settings.input.path().display().to_string(),
+        make_layout: Box::new(move |widths| Ok(columns::layout(contract, passed.clone(), widths, top_k))),
+        layout: layout.clone(),
+        collected: Vec::new(),
+        collected_rows: 0,
+        rows: 0,
+        failed: 0,
+        first_failure: None,
+    };
+    let steps = Steps { decoder: opened.decoder, text, layout: layout.clone() };
+    let mut progress = Progress::new(settings.progress, opened.unit, opened.total);
+    let mut header_is_written = false;
+    let mut write = |encoded: Encoded| {
+        if !std::mem::replace(&mut header_is_written, true)
+            && let Some(layout) = layout.get()
+        {
+            file.write(&encode::header(layout, text))?;
+        }
+        file.write(&encoded.text)?;
+        progress.add(encoded.rows, encoded.bytes);
+        Ok(())
+    };
+    let sizes = Sizes { workers, in_flight: opened.in_flight };
+    pipeline::run(&sizes, &steps, opened.next, &mut forward, &mut write)?;
+    if !header_is_written {
+        let layout = layout.get_or_init(|| columns::layout(contract, opened.passed.clone(), &[], top_k));
+        file.write(&encode::header(layout, text))?;
+    }
+    progress.finish();
+    file.finish()?;
+    let mut notes = opened.notes;
+    let columns = layout.get().map(|l| l.names.clone()).unwrap_or_default();
+    notes.extend(layout.get().into_iter().flat_map(|l| l.notes.clone()));
+    let Forward { rows, failed, first_failure, .. } = forward;
+    Ok(Summary { rows, failed, first_failure, columns, notes, seconds: start.elapsed().as_secs_f64() })
+}
+
+fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
+    match &settings.input {
+        Source::Csv(path) => {
+            let rows = settings.batch_size;
+            let mut table = csv::Table::open(path, rows)?;
+            let at = |e: Error| Error { message: format!("`{}`: {}", path.display(), e.message), ..e };
+            let mut plan = plan::plan(contract, &table.columns).map_err(at)?;
+            let given = contract.inputs.iter().filter(|i| plan.inputs.iter().any(|p| p.name == i.name));
+            let batching = plan::batching(contract, given)?;
+            let names: Vec<String> = table.columns.iter().map(|c| c.name.clone()).collect();
+            let (delimiter, size) = (table.delimiter, table.size);
+            Ok(Opened {
+                inputs: plan.inputs.iter().map(|i| i.name.clone()).collect(),
+                passed: plan.passed.iter().filter_map(|&c| names.get(c).cloned()).collect(),
+                notes: std::mem::take(&mut plan.notes),
+                batching,
+                delimiter,
+                unit: "rows",
+                total: size,
+                enough: rows.unwrap_or(1),
+                in_flight: 3 * workers + 4,
+                decoder: Decoder::Csv(Box::new(Parser {
+                    plan,
+                    names,
+                    delimiter,
+                    stop: settings.on_error == OnError::Stop,
+                })),
+                next: Box::new(move || Ok(table.next()?.map(Raw::Chunk))),
+            })
+        }
+        Source::Folder(_) | Source::List(_) => {
+            let image = contract.image.as_ref().ok_or_else(|| {
+                Error::invalid_input(format!("model `{}` takes no pictures, by its contract", contract.name))
+                    .hint("export the model with an `image` section in its recipe")
+            })?;
+            let given = contract.inputs.iter().filter(|i| i.name == image.input);
+            let batching = plan::batching(contract, given)?;
+            if let Some(other) = contract.inputs.iter().find(|i| i.name != image.input && !i.optional) {
+                return Err(Error::invalid_input(format!(
+                    "model `{}` takes `{}` beside the picture, which a folder cannot give",
+                    contract.name, other.name
+                )));
+            }
+            let listing = match &settings.input {
+                Source::List(file) => pictures::list(file)?,
+                other => pictures::folder(other.path())?,
+            };
+            let enough = settings.batch_size.unwrap_or(32).min(batching.most);
+            let total = listing.paths.len() as u64;
+            let mut paths = listing.paths.into_iter();
+            let notes = match listing.others {
+                0 => Vec::new(),
+                1 => vec!["1 other file in the folder was left out".to_owned()],
+                n => vec![format!("{n} other files in the folder were left out")],
+            };
+            Ok(Opened {
+                inputs: vec![image.input.clone()],
+                passed: vec!["path".to_owned()],
+                notes,
+                batching,
+                delimiter: b',',
+                unit: "pictures",
+                total,
+                enough,
+                in_flight: 2 * enough + 2 * workers,
+                decoder: Decoder::Pictures { contract, input: image.input.clone() },
+                next: Box::new(move || Ok(paths.next().map(Raw::Picture))),
+            })
+        }
+        Source::Parquet(path) => Err(without_parquet(path)),
+    }
+}
+
+fn without_parquet(path: &std::path::Path) -> Error {
+    Error::unavailable(format!("`{}`: this build reads and writes no Parquet", path.display()))
+        .hint("build it with `--features batch`, or use a .csv")
+}
