@@ -47,13 +47,15 @@ type Group = Vec<Tensor>;
 impl<'a> Stage<Steps<'a>> for Forward<'_> {
     fn add(&mut self, piece: Piece) -> Result<bool> {
         self.collected_rows += piece.rows;
-        if self.on_error == OnError::Stop
-            && let Some(failure) = piece.failed.first()
-        {
-            let row = self.rows + (self.collected_rows - piece.rows + failure.row) as u64;
-            return Err(self.named(row, failure, &piece.passed));
-        }
+        let first = self.rows + (self.collected_rows - piece.rows) as u64;
+        let failure = piece.failed.first().filter(|_| self.on_error == OnError::Stop);
+        let failure = failure.map(|f| self.named(first + f.row as u64, f, &piece.passed));
         self.collected.push(piece);
+        if let Some(e) = failure {
+            // The model may refuse a row before it, which is then the first.
+            self.run()?;
+            return Err(e);
+        }
         Ok(self.collected_rows >= self.enough)
     }
 

@@ -254,3 +254,113 @@ fn panicked(panic: &(dyn Any + Send)) -> Error {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     Error::internal(format!("internal error: {}", text.unwrap_or("no reason given")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread::sleep,
+        time::Duration,
+    };
+
+    /// Pieces that count how many of them exist.
+    struct Counted<'a>(u64, &'a AtomicUsize);
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    struct Slow {
+        bad: Vec<u64>,
+    }
+
+    impl Steps for Slow {
+        type Raw = Counted<'static>;
+        type Piece = Counted<'static>;
+        type Batch = Vec<Counted<'static>>;
+        type Encoded = Vec<Counted<'static>>;
+
+        fn decode(&self, raw: Self::Raw) -> Result<Self::Piece> {
+            // Later pieces are ready before earlier ones.
+            sleep(Duration::from_micros(300 * (5 - raw.0 % 5)));
+            match self.bad.contains(&raw.0) {
+                true if raw.0 % 2 == 0 => panic!("piece {} panicked", raw.0),
+                true => Err(Error::failed(format!("piece {} is bad", raw.0))),
+                false => Ok(raw),
+            }
+        }
+        fn encode(&self, batch: Self::Batch) -> Result<Self::Encoded> {
+            sleep(Duration::from_micros(500 * (batch[0].0 % 3)));
+            Ok(batch)
+        }
+    }
+
+    #[derive(Default)]
+    struct Pairs(Vec<Counted<'static>>);
+
+    impl Stage<Slow> for Pairs {
+        fn add(&mut self, piece: Counted<'static>) -> Result<bool> {
+            self.0.push(piece);
+            Ok(self.0.len() == 2)
+        }
+        fn run(&mut self) -> Result<Option<Vec<Counted<'static>>>> {
+            Ok(Some(std::mem::take(&mut self.0)))
+        }
+    }
+
+    /// Runs `count` pieces; what was written, and how many existed at most.
+    fn through(count: u64, bad: &[u64], full_after: usize) -> (Result<()>, Vec<u64>, usize) {
+        let alive: &'static AtomicUsize = Box::leak(Box::default());
+        let (mut given, mut most, mut written) = (0, 0, Vec::new());
+        let next = || {
+            if given == count {
+                return Ok(None);
+            }
+            given += 1;
+            most = most.max(alive.fetch_add(1, Ordering::SeqCst) + 1);
+            Ok(Some(Counted(given - 1, alive)))
+        };
+        let write = |batch: Vec<Counted>| {
+            if written.len() >= full_after {
+                return Err(Error::unavailable("no space left"));
+            }
+            written.extend(batch.iter().map(|c| c.0));
+            Ok(())
+        };
+        let sizes = Sizes { workers: 4, in_flight: 8 };
+        let result = run(&sizes, &Slow { bad: bad.to_vec() }, next, &mut Pairs::default(), write);
+        (result, written, most)
+    }
+
+    #[test]
+    fn everything_is_written_in_order_and_few_pieces_exist_at_a_time() {
+        for count in [0, 1, 2, 99, 200] {
+            let (result, written, most) = through(count, &[], usize::MAX);
+            result.unwrap();
+            assert_eq!(written, (0..count).collect::<Vec<_>>());
+            assert!(most <= 8, "{most}");
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_the_order_of_the_input_ends_the_run() {
+        let (result, written, _) = through(100, &[43, 41, 44], usize::MAX);
+        assert_eq!(result.unwrap_err().message, "piece 41 is bad");
+        assert!(written.len() <= 40);
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_is_an_error() {
+        let (result, ..) = through(100, &[42], usize::MAX);
+        assert_eq!(result.unwrap_err().message, "internal error: piece 42 panicked");
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_run() {
+        let (result, written, _) = through(1000, &[], 20);
+        assert_eq!((result.unwrap_err().message.as_str(), written.len()), ("no space left", 20));
+    }
+}
