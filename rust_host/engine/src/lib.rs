@@ -19,6 +19,7 @@
 //! ```
 
 pub mod archive;
+mod attributes;
 pub mod backend;
 pub mod contract;
 mod datatype;
@@ -56,6 +57,6 @@ pub use script::Script;
 pub use tensor::{Element, Memory, Tensor, byte_length};
 pub use value::{Argument, Method, Type, Value};
 
-/// Version and compiler of this build. Rust types cross between the binary and the backend that it opens at need, so both
-/// must come from one build; each compares this text.
-pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("RUST_HOST_RUSTC"));
+/// What this build is made of: version, compiler, and a hash of the engine's sources. Rust types cross between the binary and
+/// the backend that it opens at need, so both must come from one build; each compares this text.
+pub const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), " ", env!("RUST_HOST_RUSTC"), " ", env!("RUST_HOST_SOURCE"));

@@ -14,7 +14,10 @@ mod ffi;
 mod shim;
 
 use rust_host_engine::{Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Program, Result, Value};
-use std::sync::{Arc, OnceLock};
+use std::{
+    panic::{self, AssertUnwindSafe},
+    sync::{Arc, OnceLock},
+};
 
 /// The backend of this process. The first call sets libtorch up.
 ///
@@ -103,7 +106,9 @@ impl Program for TorchProgram {
 
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
         let module = self.module.as_ref().ok_or_else(|| Error::internal("the model is being dropped"))?;
-        module.run(method, arguments)
+        // The binary opens this library with a standard library of its own: a panic must not cross.
+        panic::catch_unwind(AssertUnwindSafe(|| module.run(method, arguments)))
+            .unwrap_or_else(|_| Err(Error::internal("the backend panicked")))
     }
 }
 
