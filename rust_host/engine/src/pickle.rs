@@ -78,9 +78,9 @@ impl Pickle {
     /// `InvalidModel` if it is cut off, has an opcode or a global that no archive has, or is nested too deep for those
     /// who read it after us.
     pub fn read(bytes: &[u8]) -> Result<Self> {
-        let mut reader =
-            Reader { bytes, at: 0, nodes: Vec::new(), depth: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
+        let mut reader = Reader { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
         let root = reader.run()?;
+        check_nesting(&reader.nodes)?;
         Ok(Self { nodes: reader.nodes, root })
     }
 
@@ -109,6 +109,11 @@ impl Pickle {
             .filter_map(|n| if let Node::Call(function, arguments) = n { Some((*function, *arguments)) } else { None })
     }
 
+    /// Every instance of a class: the class's place and its state's.
+    pub fn objects(&self) -> impl Iterator<Item = (Id, Option<Id>)> {
+        self.nodes.iter().filter_map(|n| if let Node::Object(class, state) = n { Some((*class, *state)) } else { None })
+    }
+
     /// The items of a tuple or list at a place.
     pub fn items(&self, id: Id) -> Option<&[Id]> {
         match &self.nodes[id] {
@@ -121,12 +126,54 @@ impl Pickle {
 /// Nesting that other readers, libtorch's recursive one included, survive.
 const DEEPEST: u32 = 200;
 
+/// Looks at the finished values: lists can be put into lists that were put somewhere before.
+fn check_nesting(nodes: &[Node]) -> Result<()> {
+    // 0: not seen yet, OPEN: what is inside is being looked at, else the height.
+    const OPEN: u32 = u32::MAX;
+    let mut heights = vec![0u32; nodes.len()];
+    let mut todo: Vec<(Id, bool)> = (0..nodes.len()).map(|id| (id, false)).collect();
+    while let Some((id, done)) = todo.pop() {
+        if done {
+            let below = inside(&nodes[id]).map(|i| heights[i]).max().unwrap_or(0);
+            if below >= DEEPEST {
+                return Err(Error::invalid_model(format!(
+                    "a pickle in the archive is nested more than {DEEPEST} deep"
+                )));
+            }
+            heights[id] = below + 1;
+        } else if heights[id] == 0 {
+            heights[id] = OPEN;
+            todo.push((id, true));
+            for i in inside(&nodes[id]) {
+                match heights[i] {
+                    0 => todo.push((i, false)),
+                    OPEN => return Err(Error::invalid_model("a list in the archive contains itself")),
+                    _ => {}
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The values directly inside one.
+fn inside(node: &Node) -> impl Iterator<Item = Id> {
+    let (items, pairs, two): (&[Id], &[(Id, Id)], [Option<Id>; 2]) = match node {
+        Node::Tuple(items) | Node::List(items) => (items, &[], [None; 2]),
+        Node::Dict(pairs) => (&[], pairs, [None; 2]),
+        Node::Object(class, state) => (&[], &[], [Some(*class), *state]),
+        Node::Call(function, arguments) => (&[], &[], [Some(*function), Some(*arguments)]),
+        Node::Persistent(id) => (&[], &[], [Some(*id), None]),
+        _ => (&[], &[], [None; 2]),
+    };
+    let pairs = pairs.iter().flat_map(|&(key, value)| [key, value]);
+    items.iter().copied().chain(pairs).chain(two.into_iter().flatten())
+}
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
-    /// Depth of each node when it was made.
-    depth: Vec<u32>,
     stack: Vec<Id>,
     memo: HashMap<u32, Id>,
 }
@@ -154,22 +201,20 @@ impl<'a> Reader<'a> {
         Ok(Node::Str(String::from_utf8_lossy(bytes).into_owned()))
     }
 
-    fn depth_of(&self, ids: &[Id]) -> u32 {
-        ids.iter().map(|&i| self.depth[i]).max().unwrap_or(0) + 1
-    }
-
-    fn make(&mut self, node: Node, depth: u32) -> Result<()> {
-        if depth > DEEPEST {
-            return Err(Error::invalid_model(format!("a pickle in the archive is nested more than {DEEPEST} deep")));
-        }
+    fn make(&mut self, node: Node) {
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
-        self.depth.push(depth);
-        Ok(())
     }
 
     fn pop(&mut self) -> Result<Id> {
         self.stack.pop().ok_or_else(|| damaged("a pickle takes more than it has"))
+    }
+
+    fn global(&self, id: Id) -> Result<&str> {
+        match &self.nodes[id] {
+            Node::Global(name) => Ok(name),
+            _ => Err(damaged("a pickle calls what is no global")),
+        }
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
@@ -180,22 +225,9 @@ impl<'a> Reader<'a> {
         Ok(items)
     }
 
-    fn tuple(&mut self, items: Vec<Id>) -> Result<()> {
-        let depth = self.depth_of(&items);
-        self.make(Node::Tuple(items), depth)
-    }
-
-    /// Adds `items` to the container on top of the stack, whose depth may grow by that.
+    /// Adds `items` to the container on top of the stack.
     fn extend(&mut self, items: Vec<Id>) -> Result<()> {
-        let depth = self.depth_of(&items);
         let target = *self.stack.last().ok_or_else(|| damaged("a pickle takes more than it has"))?;
-        self.depth[target] = self.depth[target].max(depth);
-        if depth > DEEPEST {
-            return Err(Error::invalid_model(format!("a pickle in the archive is nested more than {DEEPEST} deep")));
-        }
-        if items.contains(&target) {
-            return Err(Error::invalid_model("a list in the archive contains itself"));
-        }
         match &mut self.nodes[target] {
             Node::List(list) => list.extend(items),
             Node::Dict(dict) if items.len().is_multiple_of(2) => dict.extend(items.chunks(2).map(|p| (p[0], p[1]))),
@@ -215,21 +247,21 @@ impl<'a> Reader<'a> {
                     }
                 }
                 b'.' => return self.pop(),
-                b'(' => self.make(Node::Mark, 0)?,
-                b'N' => self.make(Node::None, 0)?,
-                0x88 => self.make(Node::Bool(true), 0)?,
-                0x89 => self.make(Node::Bool(false), 0)?,
+                b'(' => self.make(Node::Mark),
+                b'N' => self.make(Node::None),
+                0x88 => self.make(Node::Bool(true)),
+                0x89 => self.make(Node::Bool(false)),
                 b'K' => {
                     let n = self.take(1)?[0];
-                    self.make(Node::Int(n.into()), 0)?;
+                    self.make(Node::Int(n.into()));
                 }
                 b'M' => {
                     let b = self.take(2)?;
-                    self.make(Node::Int(u16::from_le_bytes([b[0], b[1]]).into()), 0)?;
+                    self.make(Node::Int(u16::from_le_bytes([b[0], b[1]]).into()));
                 }
                 b'J' => {
                     let n = self.u32()?;
-                    self.make(Node::Int((n as i32).into()), 0)?;
+                    self.make(Node::Int((n as i32).into()));
                 }
                 0x8a => {
                     let length = self.take(1)?[0].into();
@@ -239,35 +271,35 @@ impl<'a> Reader<'a> {
                     }
                     let mut wide = if b.last().is_some_and(|&top| top > 127) { [0xff; 8] } else { [0; 8] };
                     wide[..length].copy_from_slice(b);
-                    self.make(Node::Int(i64::from_le_bytes(wide)), 0)?;
+                    self.make(Node::Int(i64::from_le_bytes(wide)));
                 }
                 b'G' => {
                     let b = self.take(8)?.try_into().map_err(|_| damaged("a pickle is cut off"))?;
-                    self.make(Node::Float(f64::from_be_bytes(b)), 0)?;
+                    self.make(Node::Float(f64::from_be_bytes(b)));
                 }
                 b'X' => {
                     let length = self.u32()? as usize;
                     let text = self.text(length)?;
-                    self.make(text, 0)?;
+                    self.make(text);
                 }
                 b'U' => {
                     let length = self.take(1)?[0].into();
                     let text = self.text(length)?;
-                    self.make(text, 0)?;
+                    self.make(text);
                 }
-                b')' => self.make(Node::Tuple(vec![]), 1)?,
-                b']' => self.make(Node::List(vec![]), 1)?,
-                b'}' => self.make(Node::Dict(vec![]), 1)?,
+                b')' => self.make(Node::Tuple(vec![])),
+                b']' => self.make(Node::List(vec![])),
+                b'}' => self.make(Node::Dict(vec![])),
                 b't' => {
                     let items = self.pop_to_mark()?;
-                    self.tuple(items)?;
+                    self.make(Node::Tuple(items));
                 }
                 0x85..=0x87 => {
                     let n = usize::from(code - 0x84);
                     let at =
                         self.stack.len().checked_sub(n).ok_or_else(|| damaged("a pickle takes more than it has"))?;
                     let items = self.stack.split_off(at);
-                    self.tuple(items)?;
+                    self.make(Node::Tuple(items));
                 }
                 b'e' | b'u' => {
                     let items = self.pop_to_mark()?;
@@ -289,33 +321,31 @@ impl<'a> Reader<'a> {
                             format!("a pickle in the archive asks for `{name}`, which no TorchScript archive needs"),
                         ));
                     }
-                    self.make(Node::Global(name), 0)?;
+                    self.make(Node::Global(name));
                 }
                 0x81 | b'R' => {
                     let (arguments, class) = (self.pop()?, self.pop()?);
-                    let depth = self.depth_of(&[arguments, class]);
+                    // To libtorch a global is a number on the stack: a number in its place would call another one.
+                    let callable = self.global(class)?;
                     let node = if code == b'R' { Node::Call(class, arguments) } else { Node::Object(class, None) };
-                    self.make(node, depth)?;
+                    let own = callable.starts_with("__torch__.");
+                    let a_value = callable.ends_with("Storage") || callable.ends_with("_affine");
+                    if !own && (a_value || code == 0x81) {
+                        return Err(damaged(format!("a pickle calls `{callable}`")));
+                    }
+                    self.make(node);
                 }
                 b'b' => {
                     let (state, object) = (self.pop()?, self.pop()?);
-                    let depth = self.depth_of(&[state, object]);
                     let Node::Object(class, None) = self.nodes[object] else {
                         return Err(damaged("a pickle gives a state to something that has none"));
                     };
                     self.nodes[object] = Node::Object(class, Some(state));
-                    self.depth[object] = depth;
-                    if depth > DEEPEST {
-                        return Err(Error::invalid_model(format!(
-                            "a pickle in the archive is nested more than {DEEPEST} deep"
-                        )));
-                    }
                     self.stack.push(object);
                 }
                 b'Q' => {
                     let id = self.pop()?;
-                    let depth = self.depth_of(&[id]);
-                    self.make(Node::Persistent(id), depth)?;
+                    self.make(Node::Persistent(id));
                 }
                 b'q' | b'r' => {
                     let key = if code == b'q' { self.take(1)?[0].into() } else { self.u32()? };
@@ -354,6 +384,31 @@ mod tests {
         bytes.extend(std::iter::repeat_n(0x85, 1000));
         bytes.push(b'.');
         assert!(Pickle::read(&bytes).unwrap_err().message.contains("nested"));
+        // From the outside in: every list gets its item after it was put somewhere itself.
+        let mut bytes = b"\x80\x02]".to_vec();
+        for _ in 0..1000 {
+            bytes.extend(b"]q\x00ah\x00");
+        }
+        bytes.push(b'.');
+        assert!(Pickle::read(&bytes).unwrap_err().message.contains("nested"));
+        let e = Pickle::read(b"\x80\x02]q\x00]q\x01h\x00aah\x01.").unwrap_err();
+        assert!(e.message.contains("itself"), "{e}");
+        assert!(Pickle::read(b"\x80\x02]q\x00h\x00a.").unwrap_err().message.contains("itself"));
+    }
+
+    #[test]
+    fn only_globals_that_can_be_called_are_called() {
+        for bytes in [
+            &b"\x80\x02K\x00)R."[..],
+            b"\x80\x02K\x00)\x81.",
+            b"\x80\x02X\x01\x00\x00\x00a)R.",
+            b"\x80\x02ctorch\nFloatStorage\n)R.",
+            b"\x80\x02ctorch\nper_tensor_affine\n)R.",
+            b"\x80\x02ccollections\nOrderedDict\n)\x81.",
+        ] {
+            assert!(Pickle::read(bytes).unwrap_err().message.contains("calls"), "{bytes:?}");
+        }
+        Pickle::read(b"\x80\x02ccollections\nOrderedDict\n)R.").unwrap();
     }
 
     #[test]

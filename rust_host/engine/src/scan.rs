@@ -4,6 +4,7 @@
 
 use crate::{
     Archive, Error, ErrorKind, Result,
+    attributes::Classes,
     operators::{Policy, refusal},
     pickle::{Id, Node, Pickle},
     scan_code::{Code, Declared},
@@ -17,26 +18,32 @@ use std::borrow::Cow;
 pub fn scan(archive: &Archive, policy: &Policy) -> Result<()> {
     let shown = archive.path().display();
     let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
+    let mut pickles = Vec::new();
     let names: Vec<String> = archive.members().map(|(n, _)| n.to_owned()).collect();
     let mut texts: Vec<(&str, Cow<'_, [u8]>)> = Vec::new();
     for name in &names {
         // What libtorch unpickles; others (traced_inputs.pkl) it leaves alone, and their records may be empty.
         if matches!(name.as_str(), "data.pkl" | "constants.pkl") || name.ends_with(".debug_pkl") {
-            scan_pickle(archive, name).map_err(at)?;
+            pickles.extend(scan_pickle(archive, name).map_err(at)?.map(|p| (name, p)));
         } else if name.starts_with("code/") && name.ends_with(".py") {
             texts.extend(archive.member(name)?.map(|text| (name.as_str(), text)));
         }
     }
     let mut codes = Vec::with_capacity(texts.len());
     let mut declared = Declared::default();
+    let mut classes = Classes::default();
     for (file, bytes) in &texts {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| at(Error::invalid_model(format!("the archive is damaged: `{file}` is not UTF-8"))))?;
         let code = Code::read(text, file).map_err(at)?;
         declared.add(&code.tokens);
+        classes.add(file, &code.tokens).map_err(at)?;
         codes.push(code);
     }
     codes.iter().try_for_each(|code| code.check(&declared, policy)).map_err(at)?;
+    for (name, pickle) in &pickles {
+        classes.check(pickle).map_err(|e| at(Error { message: format!("`{name}`: {}", e.message), ..e }))?;
+    }
     Ok(())
 }
 
@@ -58,8 +65,8 @@ pub(crate) fn refused(operator: &str, why: &str, place: &str) -> Error {
         .hint(format!("if you trust the file: `--allow-operator {operator}`"))
 }
 
-fn scan_pickle(archive: &Archive, name: &str) -> Result<()> {
-    let Some(bytes) = archive.member(name)? else { return Ok(()) };
+fn scan_pickle(archive: &Archive, name: &str) -> Result<Option<Pickle>> {
+    let Some(bytes) = archive.member(name)? else { return Ok(None) };
     let pickle = Pickle::read(&bytes).map_err(|e| Error { message: format!("`{name}`: {}", e.message), ..e })?;
     // Records of data.pkl lie in data/, those of constants.pkl in constants/.
     let folder = name.rsplit('/').next().unwrap_or(name).trim_end_matches(".pkl");
@@ -77,7 +84,7 @@ fn scan_pickle(archive: &Archive, name: &str) -> Result<()> {
         check_tensor(archive, &pickle, arguments, folder)
             .map_err(|e| Error { message: format!("`{name}`: {}", e.message), ..e })?;
     }
-    Ok(())
+    Ok(Some(pickle))
 }
 
 /// Bytes of one element of a storage of that name.
