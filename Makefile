@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml uv.lock
 	@command -v cargo >/dev/null || { echo "error: cargo is not on PATH; install Rust with rustup"; exit 2; }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@uv sync --frozen --inexact --extra authoring --quiet
+	@uv sync --frozen --inexact --extra authoring --compile-bytecode --quiet
 	@touch $@
 
 setup: $(VENV)/.installed ## Python packages in .venv

@@ -1,5 +1,6 @@
 // The fastest that a TorchScript file can be called: C++, one input tensor made once, nothing around the forward pass.
 // usage: loop FILE SECONDS SIZE,SIZE,…      prints the median microseconds of a call
+#include <ATen/Parallel.h>
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

@@ -2,9 +2,11 @@
 //!
 //! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
-#![expect(unsafe_code, reason = "dlopen and the two symbols of our own library, in open_library")]
+#![expect(unsafe_code, reason = "dlopen and the two symbols of our own library, in open_library; the heap, in heap.rs")]
 
 mod elf;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod heap;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use rust_host_engine::{BUILD, Backend, Backends, Error, Result, machine, machine::LibtorchLocation};
@@ -88,6 +90,8 @@ fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
     let library = match OPENED.get() {
         Some(library) => library,
         None => {
+            #[cfg(all(target_os = "linux", target_env = "gnu"))]
+            heap::prepare();
             // SAFETY: the library is our own, built with this program; its initialisers are those of libtorch and of the
             // shim, which may run on any thread and are run once.
             let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(path, &e))?;
