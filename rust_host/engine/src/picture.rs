@@ -56,7 +56,9 @@ fn to_tensor(picture: DynamicImage, about: &Image, datatype: Datatype) -> Result
     };
     let factor = about.rescale_factor.unwrap_or(1.0);
     match datatype {
-        Datatype::Uint8 if about.rescale_factor.is_none() => Tensor::from_elements(shape, laid_out(&pixels, planes, |p| p)),
+        Datatype::Uint8 if about.rescale_factor.is_none() => {
+            Tensor::from_elements(shape, laid_out(&pixels, planes, |p| p))
+        }
         Datatype::Fp16 => {
             Tensor::from_elements(shape, laid_out(&pixels, planes, |p| half::f16::from_f64(f64::from(p) * factor)))
         }
