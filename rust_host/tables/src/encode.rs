@@ -15,6 +15,9 @@ pub(crate) enum Text {
     Separated(u8),
     /// A JSON object a line.
     Jsonl,
+    /// No text at all.
+    #[cfg(feature = "batch")]
+    Parquet,
 }
 
 /// The line with the names; empty for JSONL.
@@ -37,7 +40,7 @@ pub(crate) fn rows(batch: &Batch, layout: &Layout, text: Text) -> Result<Vec<u8>
     let mut out = Vec::with_capacity(batch.places.len() * (layout.names.len() * 12 + 2));
     let keys: Vec<String> = match text {
         Text::Jsonl => layout.names.iter().map(|n| format!("{}: ", json_text(n))).collect(),
-        Text::Separated(_) => Vec::new(),
+        _ => Vec::new(),
     };
     let mut places = batch.places.iter();
     for piece in &batch.pieces {
@@ -84,6 +87,8 @@ pub(crate) fn rows(batch: &Batch, layout: &Layout, text: Text) -> Result<Vec<u8>
                     }
                     out.extend_from_slice(b"}\n");
                 }
+                #[cfg(feature = "batch")]
+                Text::Parquet => {}
             }
         }
     }

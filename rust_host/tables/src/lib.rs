@@ -17,6 +17,8 @@ mod encode;
 mod file;
 mod forward;
 mod number;
+#[cfg(feature = "batch")]
+mod parquet;
 mod pictures;
 mod pipeline;
 mod plan;

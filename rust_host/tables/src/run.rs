@@ -1,5 +1,7 @@
 //! One run: opens both sides, puts the steps together, and sums up.
 
+#[cfg(feature = "batch")]
+use crate::parquet;
 use crate::{
     OnError, Settings, Source, Summary,
     columns::{self, Layout},
@@ -34,6 +36,9 @@ pub(crate) enum Passed {
     Csv { bytes: Vec<u8>, fields: Vec<(u32, u32)>, delimiter: u8 },
     /// Paths of pictures.
     Paths(Vec<String>),
+    /// Columns of Parquet.
+    #[cfg(feature = "batch")]
+    Arrow(parquet::Cells),
 }
 
 /// Some rows that were read: a chunk of a table, or one picture.
@@ -60,11 +65,29 @@ pub(crate) struct Batch {
 pub(crate) enum Raw {
     Chunk(csv::Chunk),
     Picture(PathBuf),
+    #[cfg(feature = "batch")]
+    Record(arrow_array::RecordBatch),
 }
 
 enum Decoder<'a> {
     Csv(Box<Parser>),
-    Pictures { contract: &'a Contract, input: String },
+    Pictures {
+        contract: &'a Contract,
+        input: String,
+    },
+    #[cfg(feature = "batch")]
+    Parquet(plan::Plan),
+}
+
+/// Fields of the columns that pass through, where they are known.
+#[cfg(feature = "batch")]
+type Fields = Option<Vec<Arc<arrow_schema::Field>>>;
+
+/// What is written at once.
+enum Body {
+    Text(Vec<u8>),
+    #[cfg(feature = "batch")]
+    Record(arrow_array::RecordBatch),
 }
 
 /// What workers do.
@@ -72,11 +95,13 @@ pub(crate) struct Steps<'a> {
     decoder: Decoder<'a>,
     text: Text,
     layout: Arc<OnceLock<Layout>>,
+    #[cfg(feature = "batch")]
+    fields: Fields,
 }
 
-/// Text to be written, with the rows and the bytes of the input that it stands for.
+/// What is to be written, with the rows and the bytes of the input that it stands for.
 pub(crate) struct Encoded {
-    text: Vec<u8>,
+    body: Body,
     rows: u64,
     bytes: u64,
 }
@@ -91,6 +116,8 @@ impl pipeline::Steps for Steps<'_> {
         match (&self.decoder, raw) {
             (Decoder::Csv(parser), Raw::Chunk(chunk)) => parser.parse(chunk),
             (Decoder::Pictures { contract, input }, Raw::Picture(path)) => Ok(pictures::decode(&path, contract, input)),
+            #[cfg(feature = "batch")]
+            (Decoder::Parquet(plan), Raw::Record(batch)) => parquet::decode(plan, &batch),
             _ => Err(Error::internal("a piece came to another reader")),
         }
     }
@@ -98,7 +125,12 @@ impl pipeline::Steps for Steps<'_> {
     fn encode(&self, batch: Batch) -> Result<Encoded> {
         let layout = self.layout.get().ok_or_else(|| Error::internal("rows came before their columns"))?;
         let bytes = batch.pieces.iter().map(|p| p.bytes).sum();
-        Ok(Encoded { text: encode::rows(&batch, layout, self.text)?, rows: batch.places.len() as u64, bytes })
+        let body = match self.text {
+            #[cfg(feature = "batch")]
+            Text::Parquet => Body::Record(parquet::record(&batch, layout, self.fields.as_deref())?),
+            text => Body::Text(encode::rows(&batch, layout, text)?),
+        };
+        Ok(Encoded { body, rows: batch.places.len() as u64, bytes })
     }
 }
 
@@ -113,6 +145,8 @@ struct Opened<'a> {
     batching: Batching,
     notes: Vec<String>,
     delimiter: u8,
+    #[cfg(feature = "batch")]
+    fields: Fields,
     unit: &'static str,
     total: u64,
     /// Rows or pictures of a batch, and how many pieces may exist at a time.
@@ -138,10 +172,13 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         Format::Csv => Text::Separated(opened.delimiter),
         Format::Tsv => Text::Separated(b'\t'),
         Format::Jsonl => Text::Jsonl,
+        #[cfg(feature = "batch")]
+        Format::Parquet => Text::Parquet,
+        #[cfg(not(feature = "batch"))]
         Format::Parquet => return Err(without_parquet(&settings.output)),
     };
     // After the input: a wrong path there is the likelier mistake. Before the model runs: an hour's work needs a place.
-    let mut file = AtomicFile::create(&settings.output)?;
+    let file = AtomicFile::create(&settings.output)?;
     let layout = Arc::new(OnceLock::new());
     let (passed, top_k) = (opened.passed.clone(), settings.top_k);
     let mut forward = Forward {
@@ -159,32 +196,91 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         failed: 0,
         first_failure: None,
     };
-    let steps = Steps { decoder: opened.decoder, text, layout: layout.clone() };
+    #[cfg(feature = "batch")]
+    let fields = opened.fields.clone();
+    let steps = Steps {
+        decoder: opened.decoder,
+        text,
+        layout: layout.clone(),
+        #[cfg(feature = "batch")]
+        fields: opened.fields,
+    };
     let mut progress = Progress::new(settings.progress, opened.unit, opened.total);
-    let mut header_is_written = false;
-    let mut write = |encoded: Encoded| {
-        if !std::mem::replace(&mut header_is_written, true)
-            && let Some(layout) = layout.get()
-        {
-            file.write(&encode::header(layout, text))?;
-        }
-        file.write(&encoded.text)?;
-        progress.add(encoded.rows, encoded.bytes);
-        Ok(())
+    let mut sink = Sink {
+        file,
+        text,
+        begun: false,
+        #[cfg(feature = "batch")]
+        parquet: None,
+        #[cfg(feature = "batch")]
+        fields,
+        #[cfg(feature = "batch")]
+        path: settings.output.clone(),
     };
     let sizes = Sizes { workers, in_flight: opened.in_flight };
-    pipeline::run(&sizes, &steps, opened.next, &mut forward, &mut write)?;
-    if !header_is_written {
-        let layout = layout.get_or_init(|| columns::layout(contract, opened.passed.clone(), &[], top_k));
-        file.write(&encode::header(layout, text))?;
-    }
+    pipeline::run(&sizes, &steps, opened.next, &mut forward, |encoded: Encoded| {
+        let layout = layout.get().ok_or_else(|| Error::internal("rows came before their columns"))?;
+        sink.begin(layout)?;
+        sink.write(&encoded.body)?;
+        progress.add(encoded.rows, encoded.bytes);
+        Ok(())
+    })?;
+    // Without rows there is a header all the same.
+    sink.begin(layout.get_or_init(|| columns::layout(contract, opened.passed, &[], top_k)))?;
     progress.finish();
-    file.finish()?;
+    sink.finish()?;
     let mut notes = opened.notes;
     let columns = layout.get().map(|l| l.names.clone()).unwrap_or_default();
     notes.extend(layout.get().into_iter().flat_map(|l| l.notes.clone()));
     let Forward { rows, failed, first_failure, .. } = forward;
     Ok(Summary { rows, failed, first_failure, columns, notes, seconds: start.elapsed().as_secs_f64() })
+}
+
+/// Where rows go.
+struct Sink {
+    file: AtomicFile,
+    text: Text,
+    begun: bool,
+    #[cfg(feature = "batch")]
+    parquet: Option<parquet::Writer>,
+    #[cfg(feature = "batch")]
+    fields: Fields,
+    #[cfg(feature = "batch")]
+    path: PathBuf,
+}
+
+impl Sink {
+    /// Writes the names of the columns, the first time.
+    fn begin(&mut self, layout: &Layout) -> Result<()> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(());
+        }
+        #[cfg(feature = "batch")]
+        if self.text == Text::Parquet {
+            let schema = parquet::schema(layout, self.fields.as_deref());
+            self.parquet = Some(parquet::Writer::new(&self.file, &self.path, schema)?);
+        }
+        self.file.write(&encode::header(layout, self.text))
+    }
+
+    fn write(&mut self, body: &Body) -> Result<()> {
+        match body {
+            Body::Text(text) => self.file.write(text),
+            #[cfg(feature = "batch")]
+            Body::Record(batch) => match &mut self.parquet {
+                Some(writer) => writer.write(batch),
+                None => Err(Error::internal("rows came before their columns")),
+            },
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        #[cfg(feature = "batch")]
+        if let Some(writer) = self.parquet {
+            writer.finish()?;
+        }
+        self.file.finish()
+    }
 }
 
 fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
@@ -204,6 +300,8 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 notes: std::mem::take(&mut plan.notes),
                 batching,
                 delimiter,
+                #[cfg(feature = "batch")]
+                fields: None,
                 unit: "rows",
                 total: size,
                 enough: rows.unwrap_or(1),
@@ -248,6 +346,8 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 notes,
                 batching,
                 delimiter: b',',
+                #[cfg(feature = "batch")]
+                fields: None,
                 unit: "pictures",
                 total,
                 enough,
@@ -256,10 +356,36 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 next: Box::new(move || Ok(paths.next().map(Raw::Picture))),
             })
         }
+        #[cfg(not(feature = "batch"))]
         Source::Parquet(path) => Err(without_parquet(path)),
+        #[cfg(feature = "batch")]
+        Source::Parquet(path) => {
+            let rows = settings.batch_size.unwrap_or(4096);
+            let mut table = parquet::Table::open(path, rows)?;
+            let at = |e: Error| Error { message: format!("`{}`: {}", path.display(), e.message), ..e };
+            let mut plan = plan::plan(contract, &table.columns).map_err(at)?;
+            let given = contract.inputs.iter().filter(|i| plan.inputs.iter().any(|p| p.name == i.name));
+            let fields: Vec<_> = plan.passed.iter().filter_map(|&c| table.fields.get(c).cloned()).collect();
+            Ok(Opened {
+                inputs: plan.inputs.iter().map(|i| i.name.clone()).collect(),
+                passed: fields.iter().map(|f| f.name().clone()).collect(),
+                notes: std::mem::take(&mut plan.notes),
+                batching: plan::batching(contract, given)?,
+                delimiter: b',',
+                fields: Some(fields),
+                unit: "rows",
+                total: table.rows,
+                // A batch is one piece, so that its columns pass as they are.
+                enough: 1,
+                in_flight: 3 * workers + 4,
+                decoder: Decoder::Parquet(plan),
+                next: Box::new(move || Ok(table.next()?.map(Raw::Record))),
+            })
+        }
     }
 }
 
+#[cfg(not(feature = "batch"))]
 fn without_parquet(path: &std::path::Path) -> Error {
     Error::unavailable(format!("`{}`: this build reads and writes no Parquet", path.display()))
         .hint("build it with `--features batch`, or use a .csv")
