@@ -19,7 +19,11 @@ BINARY = TOP / "target/release/rust-host"
 LOOP = TOP / "target/bench/loop"
 
 # Model, shape of its one input. The first is so small that a call is almost only overhead.
-CASES = {"MLP 4-16-3, batch 1": ("mlp", (1, 4)), "Net 28x28, batch 1": ("net", (1, 1, 28, 28)), "Net 28x28, batch 8": ("net", (8, 1, 28, 28))}
+CASES = {
+    "MLP 4-16-3, batch 1": ("mlp", (1, 4)),
+    "Net 28x28, batch 1": ("net", (1, 1, 28, 28)),
+    "Net 28x28, batch 8": ("net", (8, 1, 28, 28)),
+}
 
 PYTHON = """
 import sys, time, warnings
@@ -85,11 +89,10 @@ def build_loop() -> None:
     LOOP.parent.mkdir(parents=True, exist_ok=True)
     torch_folder = Path(torch.__file__).parent
     include = torch_folder / "include"
-    subprocess.run(
-        ["c++", "-O2", "-std=c++17", f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include", source, "-o", LOOP]
-        + [f"-L{torch_folder}/lib", "-ltorch_cpu", "-lc10", "-Wl,--no-as-needed", "-ltorch", f"-Wl,-rpath,{torch_folder}/lib"],
-        check=True,
-    )
+    includes = [f"-isystem{include}", f"-isystem{include}/torch/csrc/api/include"]
+    libraries = [f"-L{torch_folder}/lib", "-ltorch_cpu", "-lc10", "-Wl,--no-as-needed", "-ltorch"]
+    rpath = f"-Wl,-rpath,{torch_folder}/lib"
+    subprocess.run(["c++", "-O2", "-std=c++17", *includes, source, "-o", LOOP, *libraries, rpath], check=True)
 
 
 def measure(how: str, name: str, path: Path, shape: tuple[int, ...], seconds: float, folder: Path) -> float:
@@ -124,12 +127,14 @@ def main(rounds: int = 5, seconds: float = 1.0) -> None:
         from models_of_the_bench import make  # type: ignore[import-not-found]
 
         ways = ["C++ loop", "rust-host", "wheel", "torch.jit", "eager"]
-        print(f"one call, one thread, microseconds: median of {rounds} rounds of {seconds:g} s (difference to the C++ loop)\n")
+        print(f"one call, one thread, microseconds: median of {rounds} rounds of {seconds:g} s (more than C++)\n")
         print(f"{'':22}" + "".join(f"{way:>18}" for way in ways))
         for title, (name, shape) in CASES.items():
             path = folder / f"{name}.pt"
             torch.jit.script(make(name).eval()).save(str(path))
-            np.save(folder / f"{','.join(map(str, shape))}.npy", np.random.default_rng(0).random(shape, dtype=np.float32))
+            np.save(
+                folder / f"{','.join(map(str, shape))}.npy", np.random.default_rng(0).random(shape, dtype=np.float32)
+            )
             times: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(rounds):
                 for way in random.sample(ways, len(ways)):

@@ -28,7 +28,9 @@ def main(rounds: int = 7) -> None:
 
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "mlp.pt"
-        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))).save(str(path))
+        torch.jit.script(torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))).save(
+            str(path)
+        )
         python = "import torch; m = torch.jit.load({0!r}); print(m(torch.zeros(1, 4)))"
         wheel = "import numpy as np, rust_host; print(rust_host.Model({0!r})(np.zeros((1, 4), np.float32)))"
         run = [BINARY, "run", path, "--input", "[[0.0, 0.0, 0.0, 0.0]]"]

@@ -1,4 +1,4 @@
-"""The whole way in one go, what `make demo` runs: train real digits, evaluate, export, verify, run natively, run from Python.
+"""The whole way in one go (`make demo`): train real digits, evaluate, export, verify, run natively and from Python.
 
 Every step is a command that you could type yourself; it is printed before it runs.
 """
@@ -63,6 +63,7 @@ def latest_version() -> Path:
 def held_out(count: int) -> list[tuple[Path, str]]:
     """Pictures that the model has never seen, as PNG files, with their labels."""
     from matplotlib.image import imsave
+
     from py_authoring.data import load_splits
     from py_authoring.recipe import load_recipe
 
@@ -93,7 +94,8 @@ for path, label in {[(str(p.relative_to(TOP)), label) for p, label in pictures]!
     image = np.ascontiguousarray(imread(path)[None, None, :, :, 0], dtype=np.float32)
     probabilities = np.exp(model(image)[0])
     print(f"    {{path}}  a {{label}} -> {{labels[probabilities.argmax()]}}  {{probabilities.max():6.1%}}")
-print(f"    {{model.device}}, torch imported: {{'torch' in sys.modules}}, {{time.perf_counter() - start:.2f}} s from import to answers")
+seconds = time.perf_counter() - start
+print(f"    {{model.device}}, torch imported: {{'torch' in sys.modules}}, {{seconds:.2f}} s from import to answers")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=TOP, check=False)
     if done.returncode:
@@ -124,7 +126,9 @@ def main() -> None:
         from_python(model, pictures)
     version = model.parent.name
     card = json.dumps(str((model.parent / "README.md").relative_to(TOP)))
-    print(f"\n{BOLD}done in {time.perf_counter() - start:.0f} s{RESET}. Version {version} has a model card: {card}. Next:")
+    print(
+        f"\n{BOLD}done in {time.perf_counter() - start:.0f} s{RESET}. Version {version} has a model card: {card}. Next:"
+    )
     print(f"    {BINARY.relative_to(TOP)} info {model.relative_to(TOP)}")
     print("    py-authoring new my_model     (source .venv/bin/activate first)")
 
