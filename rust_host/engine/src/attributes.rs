@@ -43,6 +43,9 @@ impl Classes {
             let end = body[start..].iter().position(is_end).map_or(body.len(), |at| start + at);
             let mut class = Class { base: base.unwrap_or_default().to_owned(), ..Class::default() };
             class.read(&body[start..end])?;
+            let outside = |t: &Token<'_>| is_end(t) && t.column == 0;
+            let end = body[start..].iter().position(outside).map_or(body.len(), |at| start + at);
+            check_hooks(&body[start..end])?;
             if self.0.insert(format!("{module}.{name}"), class).is_some() {
                 return Err(damaged(format!("`{file}` has two classes `{name}`")));
             }
@@ -113,6 +116,23 @@ impl Class {
         }
         Ok(())
     }
+}
+
+/// libtorch reaches for the methods that a class names as its hooks without asking whether they are there.
+fn check_hooks(body: &[Token<'_>]) -> Result<()> {
+    let methods: HashSet<&str> = body.windows(2).filter(|w| w[0].text == "def").map(|w| w[1].text).collect();
+    for (i, t) in body.iter().enumerate() {
+        if !matches!(t.text, "__forward_hooks__" | "__forward_pre_hooks__") {
+            continue;
+        }
+        let names = body[i + 1..].iter().take_while(|t| !t.is(']')).filter(|t| t.kind == TokenKind::Text);
+        for name in names.map(|t| t.text.trim_matches('"')) {
+            if !methods.contains(name) {
+                return Err(damaged(format!("a class names the hook `{name}`, which it does not have")));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Number of tokens up to a new line outside brackets.
@@ -246,6 +266,19 @@ mod tests {
         };
         check(&tagged(B)).unwrap();
         assert!(check(&tagged(C)).is_err());
+    }
+
+    #[test]
+    fn hooks_are_methods_of_their_class() {
+        let code = |name: &str, indent: &str| {
+            format!(
+                "class A(Module):\n  __forward_hooks__ = [\"{name}\", ]\n  def f(self):\n    pass\n{indent}def g(self):\n    pass\n"
+            )
+        };
+        let check = |code: &str| Classes::default().add("code/__torch__.py", &tokens(code, "f").unwrap());
+        check(&code("f", "")).unwrap();
+        check(&code("g", "  ")).unwrap();
+        assert!(check(&code("g", "")).is_err() && check(&code("h", "")).is_err());
     }
 
     #[test]

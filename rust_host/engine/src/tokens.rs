@@ -24,6 +24,8 @@ pub struct Token<'a> {
     pub text: &'a str,
     /// Line, from 1.
     pub line: usize,
+    /// Bytes of its line before it.
+    pub column: usize,
     /// Whether it follows the token before it without a space.
     pub joined: bool,
 }
@@ -48,7 +50,7 @@ const MOST_TOKENS_OF_A_FUNCTION: usize = 500_000;
 /// ASCII), for code that is nested too deep or functions that are too long, and for text that has no end.
 pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
     let bytes = code.as_bytes();
-    let (mut at, mut line, mut joined) = (0, 1, false);
+    let (mut at, mut line, mut line_start, mut joined) = (0, 1, 0, false);
     let mut in_function = 0usize;
     let mut nesting = Nesting::default();
     let mut found = Vec::new();
@@ -72,6 +74,7 @@ pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
             }
             joined = false;
             at += 1;
+            line_start = if byte == b'\n' { at } else { line_start };
             continue;
         }
         let rest = &bytes[at..];
@@ -102,8 +105,9 @@ pub fn tokens<'a>(code: &'a str, file: &str) -> Result<Vec<Token<'a>>> {
         if in_function > MOST_TOKENS_OF_A_FUNCTION {
             return refused(line, "has a function of more than 500000 tokens");
         }
-        found.push(Token { kind, text, line, joined });
+        found.push(Token { kind, text, line, column: at - line_start, joined });
         line += text.bytes().filter(|&b| b == b'\n').count();
+        line_start = text.rfind('\n').map_or(line_start, |end| at + end + 1);
         at += length;
         joined = true;
     }
