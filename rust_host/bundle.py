@@ -1,6 +1,6 @@
 """Packs the native binary with every library it needs into one archive that runs on a machine without Python and torch.
 
-usage: bundle.py BUILD_FOLDER OUT_FOLDER   writes OUT_FOLDER/rust-host-VERSION-linux-ARCH.tar.xz
+usage: bundle.py BUILD_FOLDER OUT_FOLDER [tar]   writes OUT_FOLDER/rust-host-VERSION-linux-ARCH.tar.xz, or .tar at once
 
     rust-host-0.1.0-linux-x86_64/
         bin/rust-host
@@ -79,7 +79,19 @@ def reproducible(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
-def main(build: Path, out: Path) -> None:
+def pack_with_xz(top: Path, name: str, archive: Path) -> None:
+    """A tar through the program xz."""
+    with archive.open("wb") as target:
+        packer = subprocess.Popen(["xz", "--threads=0", "-6", "--stdout"], stdin=subprocess.PIPE, stdout=target)
+        assert packer.stdin is not None
+        with tarfile.open(fileobj=packer.stdin, mode="w|") as tar:
+            tar.add(top, name, filter=reproducible)
+        packer.stdin.close()
+        if packer.wait():
+            sys.exit(f"error: xz ended with {packer.returncode}")
+
+
+def main(build: Path, out: Path, kind: str = "tar.xz") -> None:
     """Collects, packs, and replaces the archive at once."""
     site = Path(sysconfig.get_paths()["purelib"])
     folders = [site / "torch" / "lib", *sorted(site.glob("nvidia/*/lib")), *sorted(site.glob("nvidia/lib"))]
@@ -100,18 +112,11 @@ def main(build: Path, out: Path) -> None:
         (top / "lib" / "libtorch-version").write_text(re.search(r"__version__ = '(.+)'", torch_version)[1] + "\n")  # type: ignore[index]
         licences(top / "licenses", site, libraries)
         size = sum(p.stat().st_size for p in top.rglob("*") if p.is_file())
-        archive = Path(work) / f"{name}.tar.xz"
-        command = ["xz", "--threads=0", "-6", "--stdout"] if shutil.which("xz") else None
-        if command:
-            with archive.open("wb") as target:
-                packer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=target)
-                with tarfile.open(fileobj=packer.stdin, mode="w|") as tar:
-                    tar.add(top, name, filter=reproducible)
-                packer.stdin.close()  # type: ignore[union-attr]
-                if packer.wait():
-                    sys.exit(f"error: xz ended with {packer.returncode}")
+        archive = Path(work) / f"{name}.{kind}"
+        if kind == "tar.xz" and shutil.which("xz"):  # on all cores; Python's own uses one
+            pack_with_xz(top, name, archive)
         else:
-            with tarfile.open(archive, "w:xz") as tar:
+            with tarfile.open(archive, "w:xz" if kind == "tar.xz" else "w") as tar:
                 tar.add(top, name, filter=reproducible)
         final = out / archive.name
         archive.replace(final)
@@ -119,6 +124,6 @@ def main(build: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
