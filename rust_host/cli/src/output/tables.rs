@@ -18,7 +18,9 @@ pub(crate) fn tables(path: &std::path::Path, summary: Summary, json: bool) -> An
     let mut notes = notes;
     let s = if rows == 1 { "" } else { "s" };
     let rate = (rows as f64 / seconds.max(1e-9)).round();
-    notes.push(format!("{} row{s} in {seconds:.2} s, {} a second", table::grouped(rows), table::grouped(rate as u64)));
+    // Of a few rows it would be the rate of the start.
+    let rate = (rows >= 1000).then(|| format!(", {} a second", table::grouped(rate as u64))).unwrap_or_default();
+    notes.push(format!("{} row{s} in {seconds:.2} s{rate}", table::grouped(rows)));
     if let Some(first) = first_failure {
         notes.push(format!("{} without outputs, the first: {first}", table::grouped(failed)));
     }

@@ -7,3 +7,4 @@ mod broken_house;
 mod host;
 mod inform;
 mod run;
+mod tables;
