@@ -19,7 +19,7 @@ pub(crate) fn tables(path: &std::path::Path, summary: Summary, json: bool) -> An
     let s = if rows == 1 { "" } else { "s" };
     let rate = (rows as f64 / seconds.max(1e-9)).round();
     // Of a few rows it would be the rate of the start.
-    let rate = (rows >= 1000).then(|| format!(", {} a second", table::grouped(rate as u64))).unwrap_or_default();
+    let rate = if rows >= 1000 { format!(", {} a second", table::grouped(rate as u64)) } else { String::new() };
     notes.push(format!("{} row{s} in {seconds:.2} s{rate}", table::grouped(rows)));
     if let Some(first) = first_failure {
         notes.push(format!("{} without outputs, the first: {first}", table::grouped(failed)));

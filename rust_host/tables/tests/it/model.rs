@@ -145,8 +145,10 @@ pub fn refusal(table: impl AsRef<[u8]>) -> Error {
     e
 }
 
-/// Shared by closures that count.
-pub fn counter() -> (Arc<Mutex<Vec<i64>>>, Arc<Mutex<Vec<i64>>>) {
+/// What a closure counts, for the closure and for the test.
+pub type Counts = Arc<Mutex<Vec<i64>>>;
+
+pub fn counter() -> (Counts, Counts) {
     let counts = Arc::new(Mutex::new(Vec::new()));
     (counts.clone(), counts)
 }
