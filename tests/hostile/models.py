@@ -1,7 +1,5 @@
 """Modules that hostile files are made of. (torch reads annotations as they stand: no `from __future__` here.)"""
 
-from typing import Tuple  # noqa: UP035 - torch.jit
-
 import torch
 from torch import nn
 
@@ -40,11 +38,11 @@ class Loaded(nn.Module):
         self.w = torch.ones(4, 4)
 
     @torch.jit.export
-    def __getstate__(self) -> Tuple[torch.Tensor, bool]:
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
         return self.w, self.training
 
     @torch.jit.export
-    def __setstate__(self, state: Tuple[torch.Tensor, bool]):  # noqa: ANN204
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
         self.w = state[0]
         self.training = state[1]
 

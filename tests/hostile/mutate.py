@@ -25,7 +25,25 @@ import zips
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "rust_host/backends/torch/tests/data"
 SECONDS = 5.0
-EDGES = [0, 1, -1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, -(2**31), 2**32 - 1, 2**32, 2**63 - 1, -(2**63), 2**40]
+EDGES = [
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    -(2**31),
+    2**32 - 1,
+    2**32,
+    2**63 - 1,
+    -(2**63),
+    2**40,
+]
 WORDS = ["torch", "ops", "self", "x", "1", "0", "-1", "(", ")", "[", "]", ",", ".", ":", "=", "None", "True", '"a"', "if", "else", "not", "for", "in", "return", "pass", "\n", "Tensor", "int", "List[int]", "getattr", "unchecked_cast", "9223372036854775807", "1e400", "torch.neg", "inf", "annotate", "uninitialized", "fork", "CONSTANTS.c0"]  # fmt: skip
 GLOBALS = [b"torch._utils\n_rebuild_tensor_v2", b"torch._utils\n_rebuild_qtensor", b"torch\nLongStorage", b"torch\nHalfStorage", b"torch\nQInt8Storage", b"torch\nComplexDoubleStorage", b"torch.jit._pickle\nrestore_type_tag", b"torch.jit._pickle\nbuild_intlist", b"torch.jit._pickle\nbuild_tensorlist", b"torch.jit._pickle\nbuild_tensor_from_id", b"collections\nOrderedDict", b"torch\ndevice", b"torch\nper_channel_affine", b"__torch__\nPlain", b"__torch__\nLoaded", b"__torch__\nInner", b"__torch__.torch.classes.quantized\nLinearPackedParamsBase", b"torch._utils\n_rebuild_sparse_tensor", b"builtins\neval"]  # fmt: skip
 TYPES = ["Tensor", "int", "float", "str", "bool", "List[int]", "Dict[str, int]", "Optional[Tensor]", "Tuple[int, int]", "Any", "List[Tensor]", "__torch__.Inner", "List[__torch__.Inner]", "Future[int]", "Device", "NoneType"]  # fmt: skip
@@ -114,7 +132,12 @@ class Mutator:
             numbers = [i for i, p in enumerate(parts) if p[:1] in (b"K", b"M", b"J", b"\x8a")]
             texts = [i for i, p in enumerate(parts) if p[:1] == b"X"]
             named = [i for i, p in enumerate(parts) if p[:1] == b"c"]
-            kind = r.choice(["number"] * 4 + ["text"] * 2 + ["global"] * 3 + ["drop", "double", "swap", "value", "splice", "memo", "type"])
+            kind = r.choice(
+                ["number"] * 4
+                + ["text"] * 2
+                + ["global"] * 3
+                + ["drop", "double", "swap", "value", "splice", "memo", "type"]
+            )
             if kind == "number" and numbers:
                 parts[r.choice(numbers)] = zips.number(self.edge())
             elif kind == "text" and texts:
@@ -220,7 +243,13 @@ class Mutator:
         found = r.choice(r.choice([numbers, strings]))
         new = r.choice([str(self.edge()), "1e400", "null", "[]", "{}", '""', '"x"', "[" * 300, "[-1, -1]"])
         self.archive.add("extra/contract.json", (text[: found.start()] + new + text[found.end() :]).encode())
-        header = r.choice([b"{}", b'{"0.input.x":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (self.edge(), self.edge()), r.randbytes(30)])
+        header = r.choice(
+            [
+                b"{}",
+                b'{"0.input.x":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (self.edge(), self.edge()),
+                r.randbytes(30),
+            ]
+        )
         length = r.choice([len(header), self.edge() & (2**64 - 1)])
         self.archive.add("extra/golden.safetensors", struct.pack("<Q", length) + header + bytes(16))
         self.said = f"contract: {found.group()[:30]} -> {new[:30]}"

@@ -20,13 +20,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import zips
 from binary import ONES, ask
-from models import Loaded, Plain
 from torch import nn
+
+from models import Loaded, Plain
 
 #: A file that a case writes if it is let through.
 HOLE = "hole"
@@ -83,8 +83,8 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "space after the call": (('torch.save (x, "hole")',), "writes", ("torch",)),
     "spaces around the dot": (('torch . save(x, "hole")',), "writes", ("torch",)),
     "tab around the dot": (('torch\t.\tsave(x, "hole")',), "writes", ("torch",)),
-    "newline before the dot": (('_9 = (torch', '  .save(x, "hole"))'), "writes", ("torch",)),
-    "newline after the dot": (('_9 = (torch.', '  save(x, "hole"))'), "writes", ("torch",)),
+    "newline before the dot": (("_9 = (torch", '  .save(x, "hole"))'), "writes", ("torch",)),
+    "newline after the dot": (("_9 = (torch.", '  save(x, "hole"))'), "writes", ("torch",)),
     "backslash before the dot": (("torch\\", '  .save(x, "hole")'), "writes", ("torch", "backslash")),
     "backslash after the dot": (("torch.\\", '  save(x, "hole")'), "writes", ("torch", "backslash")),
     "backslash before the bracket": (("torch.save\\", '  (x, "hole")'), "writes", ("torch", "backslash")),
@@ -97,7 +97,7 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "the function under another name": (("f = torch.save", 'f(x, "hole")'), "writes", ("torch",)),
     "getattr of torch": (('getattr(torch, "save")(x, "hole")',), "writes", ("torch",)),
     "getattr of ops": (('getattr(ops, "aten").save(x, "hole")',), "writes", ("ops",)),
-    "getattr of a namespace": (('getattr(ops.aten, "save")(x, "hole")',), "writes", ("ops",)),
+    "getattr of a namespace": (('getattr(ops.aten, "save")(x, "hole")',), "writes", ("ops", "aten::save")),
     "autograd": (('torch.autograd.save(x, "hole")',), "writes", ("aten::save",)),
     "autograd twice": (('torch.autograd.autograd.save(x, "hole")',), "writes", ("torch",)),
     "autograd behind ops": (('ops.aten.autograd.save(x, "hole")',), "writes", ("ops",)),
@@ -114,17 +114,45 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "method of an attribute": (("self.w = x", 'self.w.save("hole")'), "raises", ("aten::save",)),
     "method under another name": (("f = x.set_", "x = f(torch.zeros([1]), 0, [1], [1])"), "loads", ("aten::set_",)),
     "method in brackets": (("x = (x.set_)(torch.zeros([1]), 0, [1], [1])",), "loads", ("aten::set_",)),
-    "method by getattr": (("x = getattr(x, \"set_\")(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "method by getattr, single quotes": (("x = getattr(x, 'set_')(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "method by getattr, three quotes": (("x = getattr(x, \"\"\"set_\"\"\")(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "method by getattr, in pieces": (("x = getattr(x, \"se\" \"t_\")(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "method by getattr, escaped": (("x = getattr(x, \"\\163et_\")(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "method by getattr, in brackets": (("x = (getattr)(x, \"set_\")(torch.zeros([1]), 0, [1], [1])",), "loads", ("getattr", "set_")),
-    "getattr under another name": (("g = getattr", "x = g(x, \"set_\")(torch.zeros([1]), 0, [1], [1])"), "loads", ("getattr",)),
+    "method by getattr": (('x = getattr(x, "set_")(torch.zeros([1]), 0, [1], [1])',), "loads", ("getattr", "set_")),
+    "method by getattr, single quotes": (
+        ("x = getattr(x, 'set_')(torch.zeros([1]), 0, [1], [1])",),
+        "loads",
+        ("getattr", "set_"),
+    ),
+    "method by getattr, three quotes": (
+        ('x = getattr(x, """set_""")(torch.zeros([1]), 0, [1], [1])',),
+        "loads",
+        ("getattr", "set_"),
+    ),
+    "method by getattr, in pieces": (
+        ('x = getattr(x, "se" "t_")(torch.zeros([1]), 0, [1], [1])',),
+        "loads",
+        ("getattr", "set_"),
+    ),
+    "method by getattr, escaped": (
+        ('x = getattr(x, "\\163et_")(torch.zeros([1]), 0, [1], [1])',),
+        "loads",
+        ("getattr", "set_"),
+    ),
+    "method by getattr, in brackets": (
+        ('x = (getattr)(x, "set_")(torch.zeros([1]), 0, [1], [1])',),
+        "loads",
+        ("getattr", "set_"),
+    ),
+    "getattr under another name": (
+        ("g = getattr", 'x = g(x, "set_")(torch.zeros([1]), 0, [1], [1])'),
+        "loads",
+        ("getattr",),
+    ),
     "in a text's place": (('print("a", torch.save(x, "hole"))',), "writes", ("aten::save",)),
     "after a text with quotes": (('_9 = "\\""', 'torch.save(x, "hole")', '_8 = "\\""'), "writes", ("aten::save",)),
     "after three quotes": (('_9 = """ " """', 'torch.save(x, "hole")', '_8 = """ " """'), "writes", ("aten::save",)),
-    "between single and double quotes": (("_9 = '\"'", 'torch.save(x, "hole")', "_8 = '\"'"), "writes", ("aten::save",)),
+    "between single and double quotes": (
+        ("_9 = '\"'", 'torch.save(x, "hole")', "_8 = '\"'"),
+        "writes",
+        ("aten::save",),
+    ),
     "in a lambda's place": (('_9 = [torch.save(x, "hole") for y in [1]]',), "differs", ("aten::save",)),
     "after a comment": (("pass  # a", 'torch.save(x, "hole")'), "writes", ("comment",)),
     "behind a hex number": (('_9 = [0x.8p1, torch.save(x, "hole")]',), "differs", ("aten::save",)),
@@ -147,20 +175,38 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "an internal": (("x = torch._reshape_alias(x, [4096], [4096])",), "differs", ("aten::_reshape_alias",)),
     "an internal as a method": (("x = x._reshape_alias([4096], [4096])",), "differs", ("aten::_reshape_alias",)),
     "a backward": (
-        ("x = torch.max_pool2d_with_indices_backward(x, x, [1, 1], [1, 1], [0, 0], [1, 1], False, torch.zeros([1], dtype=4))",),
+        (
+            "x = torch.max_pool2d_with_indices_backward(x, x, [1, 1], [1, 1], [0, 0], [1, 1], False, torch.zeros([1], dtype=4))",
+        ),
         "differs",
         ("_backward",),
     ),
-    "a backward as a method": (("x = x.adaptive_max_pool2d_backward(x, torch.zeros([1], dtype=4))",), "differs", ("_backward",)),
+    "a backward as a method": (
+        ("x = x.adaptive_max_pool2d_backward(x, torch.zeros([1], dtype=4))",),
+        "differs",
+        ("_backward",),
+    ),
     "a vendor's as a method": (("x = x.mkldnn_linear_backward_input([1], x)",), "differs", ("mkldnn_linear",)),
     "set": (("x = x.set_(torch.zeros([1]), 99, [4], [1])",), "differs", ("aten::set_",)),
     "resize": (("x = x.resize_([1000])",), "differs", ("aten::resize_",)),
     "a seed": (("torch.manual_seed(1)",), "loads", ("aten::manual_seed",)),
     "rpc": (('_9 = ops.prim.rpc_sync("a", "b")',), "raises", ("prim::rpc_sync",)),
-    "a test class": (('x = __torch__.torch.classes._TorchScriptTesting._StackString(["a"])',), "differs", ("torch.classes",)),
+    "a test class": (
+        ('x = __torch__.torch.classes._TorchScriptTesting._StackString(["a"])',),
+        "differs",
+        ("torch.classes",),
+    ),
     "the profiler's class": (("x = __torch__.torch.classes.profiler._RecordFunction()",), "raises", ("torch.classes",)),
-    "sparse": (("x = torch.sparse_coo_tensor(torch.full([1, 4], 99), torch.ones([4]), [2])",), "differs", ("aten::sparse_coo_tensor",)),
-    "sparse, unsafe": (("x = torch._sparse_coo_tensor_unsafe(torch.full([1, 4], 99), torch.ones([4]), [2])",), "differs", ("aten::_sparse",)),
+    "sparse": (
+        ("x = torch.sparse_coo_tensor(torch.full([1, 4], 99), torch.ones([4]), [2])",),
+        "differs",
+        ("aten::sparse_coo_tensor",),
+    ),
+    "sparse, unsafe": (
+        ("x = torch._sparse_coo_tensor_unsafe(torch.full([1, 4], 99), torch.ones([4]), [2])",),
+        "differs",
+        ("aten::_sparse",),
+    ),
     "deep brackets": (("_9 = " + "(" * 2000 + "1" + ")" * 2000,), "differs", ("nest",)),
     "deep calls": (("_9 = " + "torch.neg(" * 5000 + "x" + ")" * 5000,), "differs", ("nest",)),
     "deep signs": (("_9 = " + "-" * 200_000 + "1",), "killed", ("nest",)),
@@ -174,23 +220,12 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
 }
 
 
-class State(NamedTuple):
-    """What an own method of that name must not hide."""
-
-
 def own_method() -> bytes:
     """A class whose own method has an internal operator's name, and a tensor on which libtorch calls the operator."""
     return code_at_load(
         "x = x._reshape_alias([4096], [4096])",
         more="class Decoy(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
         "  def _reshape_alias(self: __torch__.Decoy) -> int:\n    return 1\n",
-    )
-
-
-def enum_value() -> bytes:
-    """A name that begins with `__torch__` and ends as an operator on an enum's value."""
-    return code_at_load(
-        '__torch__.Color.RED.value.save("hole")', more='class Color(Enum):\n  RED : str = "a"\n'
     )
 
 
@@ -236,7 +271,9 @@ def legacy() -> bytes:
     """The format of torch 1.0: `model.json` names the member that holds the code, wherever it is."""
     archive = zips.Archive.read(saved(Loaded))
     archive.add("extra/code.txt", archive.code().data)
-    archive.add("model.json", b'{"protoVersion":"6","mainModule":{"torchscriptArena":{"key":"extra/code.txt"},"name":"m"}}')
+    archive.add(
+        "model.json", b'{"protoVersion":"6","mainModule":{"torchscriptArena":{"key":"extra/code.txt"},"name":"m"}}'
+    )
     return archive.write()
 
 
@@ -278,18 +315,6 @@ def code_with(old: str, new: str, kind: type[nn.Module] = Plain) -> bytes:
     raise AssertionError(old)
 
 
-def cast() -> bytes:
-    """An object of one class read as one of another that has more attributes."""
-    return code_at_load(
-        "_9 = unchecked_cast(__torch__.Wide, __torch__.Narrow())",
-        "_8 = _9.z",
-        more="class Narrow(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def f(self: __torch__.Narrow) -> int:\n    return 1\n"
-        "class Wide(Module):\n  __parameters__ = []\n  __buffers__ = []\n"
-        + "".join(f"  a{i} : Tensor\n" for i in range(4000))
-        + "  z : Tensor\n  def f(self: __torch__.Wide) -> int:\n    return 1\n",
-    )
-
-
 def flatbuffer() -> bytes:
     return b"\x10\0\0\0PTMF" + bytes(64)
 
@@ -299,66 +324,149 @@ def cases() -> Iterator[Case]:
     for name, (lines, libtorch, words) in SPELLINGS.items():
         yield Case(name, code_at_load(*lines), words, libtorch)
     yield Case("own method of an internal's name", own_method(), ("_reshape_alias",), "differs")
-    yield Case("an enum's value", enum_value(), ("aten::save",), "writes")
-    yield Case("a loop while loading", code_at_load("for i in range(9223372036854775807):", "  x = torch.neg(x)"), ("__setstate__",), "hangs")
-    yield Case("gigabytes while loading", code_at_load('x = torch.add(x, torch.len(torch.ljust("x", 20000000000)))'), ("__setstate__",), "killed")
-    yield Case("division by zero while loading", code_at_load("x = torch.add(x, torch.remainder(7, 0))"), ("zero",), "killed")
+    yield Case(
+        "a loop while loading",
+        code_at_load("for i in range(9223372036854775807):", "  x = torch.neg(x)"),
+        ("__setstate__",),
+        "hangs",
+    )
+    yield Case(
+        "gigabytes while loading",
+        code_at_load('x = torch.add(x, torch.len(torch.ljust("x", 20000000000)))'),
+        ("__setstate__",),
+        "killed",
+    )
+    yield Case(
+        "division by zero while loading", code_at_load("x = torch.add(x, torch.remainder(7, 0))"), ("zero",), "killed"
+    )
     yield Case("folder in capitals", renamed("code/__torch__.py", "CODE/__torch__.py"), ("CODE",), "writes")
     yield Case("ending in capitals", renamed(".py", ".PY"), (".PY",), "writes")
     yield Case("top folder in capitals", beside("../loaded/code/__torch__.py"), ("damaged",), "differs")
-    yield Case("pickle in capitals", renamed("data.pkl", "DATA.PKL"), ("data.pkl", "DATA.PKL"), "writes")
+    yield Case(
+        "pickle in capitals", renamed("data.pkl", "DATA.PKL"), ("data.pkl", "DATA.PKL", "something else"), "writes"
+    )
     yield Case("a second code in capitals", beside("CODE/__TORCH__.PY"), ("CODE", "two members"), "differs")
     yield Case("duplicate member", beside("code/__torch__.py"), ("two members",), "differs")
     yield Case("two directories", two_directories(), ("damaged",), "writes")
     yield Case("two zip64 directories", two_zip64(), ("contradict",), "writes")
     yield Case("the format of torch 1.0", legacy(), ("model.json",), "differs")
     yield Case("a flatbuffer", flatbuffer(), ("flatbuffer",), "differs")
-    yield Case("foreign global", pickled(replaced(b"ccollections\nOrderedDict\n", b"cposix\nsystem\n")), ("posix.system",), "raises")
-    yield Case("builtin global", pickled(replaced(b"ccollections\nOrderedDict\n", b"cbuiltins\neval\n")), ("builtins.eval",), "raises")
+    yield Case(
+        "foreign global",
+        pickled(replaced(b"ccollections\nOrderedDict\n", b"cposix\nsystem\n")),
+        ("posix.system",),
+        "raises",
+    )
+    yield Case(
+        "builtin global",
+        pickled(replaced(b"ccollections\nOrderedDict\n", b"cbuiltins\neval\n")),
+        ("builtins.eval",),
+        "raises",
+    )
     yield Case("short record", short_record(), ("record", "data/0"), "loads")
     yield Case("nested tuples", pickled(many_tuples(2_000_000)), ("nested",), "killed")
-    yield Case("negative stride", pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(K\x04K\x04t(J\xff\xff\xff\xffK\x01t")), ("tensor",), "differs")
-    yield Case("huge stride", pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(K\x04K\x04t(J\xff\xff\xff\x7fK\x01t")), ("reaches",), "differs")
-    yield Case("huge size", pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(J\xff\xff\xff\x7fK\x04t(K\x04K\x01t")), ("reaches",), "differs")
-    yield Case("tensor of another type", pickled(replaced(b"ctorch\nFloatStorage\n", b"ctorch\nDoubleStorage\n")), ("record",), "differs")
-    yield Case("unknown storage", pickled(replaced(b"ctorch\nFloatStorage\n", b"ctorch\nBlahStorage\n")), ("Blah",), "raises")
-    yield Case("torch class in a pickle", pickled(replaced(b"c__torch__\nInner\n", b"c__torch__.torch.classes.profiler\n_RecordFunction\n")), ("torch.classes",), "differs")
-    yield Case("an object of another class", code_with("  step : int\n", "".join(f"  a{i} : Tensor\n" for i in range(1)) + "  step : int\n"), ("Inner", "a0"), "raises")
-    wide = code_with("  seq : __torch__.torch.nn.modules.container.Sequential\n", "  seq : __torch__.torch.nn.modules.container.Sequential\n")
-    yield from confusions()
-    yield Case("an unchecked cast", cast(), ("unchecked_cast",), "killed")
-    del wide
+    yield Case(
+        "negative stride",
+        pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(K\x04K\x04t(J\xff\xff\xff\xffK\x01t")),
+        ("tensor",),
+        "differs",
+    )
+    yield Case(
+        "huge stride",
+        pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(K\x04K\x04t(J\xff\xff\xff\x7fK\x01t")),
+        ("reaches",),
+        "differs",
+    )
+    yield Case(
+        "huge size",
+        pickled(replaced(b"(K\x04K\x04t(K\x04K\x01t", b"(J\xff\xff\xff\x7fK\x04t(K\x04K\x01t")),
+        ("reaches",),
+        "differs",
+    )
+    yield Case(
+        "tensor of another type",
+        pickled(replaced(b"ctorch\nFloatStorage\n", b"ctorch\nDoubleStorage\n")),
+        ("record",),
+        "differs",
+    )
+    yield Case(
+        "unknown storage", pickled(replaced(b"ctorch\nFloatStorage\n", b"ctorch\nBlahStorage\n")), ("Blah",), "raises"
+    )
+    yield Case(
+        "torch class in a pickle",
+        pickled(replaced(b"c__torch__\nInner\n", b"c__torch__.torch.classes.profiler\n_RecordFunction\n")),
+        ("torch.classes",),
+        "differs",
+    )
+    yield Case(
+        "an attribute that no value has",
+        code_with("  step : int\n", "  more : Tensor\n  step : int\n"),
+        ("not in the map",),
+        "raises",
+    )
+    yield Case("an attribute too many", in_place_of_inner(b"K\1", name="spare"), ("spare",), "loads")
+    narrow = "class Narrow(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def forward(self: __torch__.Narrow, x: Tensor) -> Tensor:\n    return x\n"
+    yield Case(
+        "an object of another class", in_place_of_inner(b"c__torch__\nNarrow\n)\x81}b", narrow), ("inner",), "killed"
+    )
+    yield Case(
+        "an object of another class by a call",
+        in_place_of_inner(b"c__torch__\nNarrow\n}R", narrow),
+        ("Narrow", "inner"),
+        "killed",
+    )
+    yield Case("a class that is not there", in_place_of_inner(b"c__torch__\nNowhere\n)\x81}b"), ("Nowhere",), "raises")
+    yield Case("a list of another class", list_of_others(), ("List", "names"), "killed")
+    yield Case("a short tuple", pickled(replaced(PAIR, b"K\1\x85")), ("isTuple", "Tuple", "failed"), "raises")
+    yield Case("a number for a tuple", pickled(replaced(PAIR, b"K\1")), ("isTuple", "Tuple", "failed"), "raises")
+    yield Case("a number for a global", number_for_global(), ("calls",), "loads")
+    yield Case("a storage's type for a global", number_for_global(b"ctorch\nFloatStorage\n"), ("calls",), "differs")
+    yield Case(
+        "lists that are nested from the outside",
+        pickled(replaced(b"](X\1\0\0\0a", b"](X\1\0\0\0a]" + b"]q\xc8ah\xc8" * 200_000)),
+        ("nested",),
+        "differs",
+    )
+    yield Case(
+        "a list that contains itself",
+        pickled(replaced(b"](X\1\0\0\0a", b"]q\xc8(X\1\0\0\0ah\xc8")),
+        ("itself",),
+        "differs",
+    )
 
 
-def confusions() -> Iterator[Case]:
-    """Attributes whose value is not what the class declares: libtorch trusts the declaration."""
-    def swap(name: bytes, value: bytes) -> bytes:
-        """Puts `value` where the attribute `pair` has its value."""
-        return pickled(replaced(b"K\x01G@\x04\x00\x00\x00\x00\x00\x00\x86", value))
+#: The value of `pair`.
+PAIR = b"K\1G@\4\0\0\0\0\0\0\x86"
 
-    yield Case("a tuple that is too short", swap(b"pair", b"K\x01\x85"), ("pair",), "differs")
-    yield Case("a number for a tuple", swap(b"pair", b"K\x01"), ("pair",), "differs")
-    # The submodule `inner` becomes an empty object of another class.
-    data = saved(Plain)
-    archive = zips.Archive.read(data)
-    code = archive.code()
-    more = "class Narrow(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def f(self: __torch__.Narrow) -> int:\n    return 1\n"
-    code.data = code.data + more.encode()
+
+def in_place_of_inner(value: bytes, code: str = "", name: str = "inner") -> bytes:
+    """Another value for the submodule `inner` (whose own value stays, under a name that nobody declares)."""
+    archive = zips.Archive.read(saved(Plain))
+    archive.code().data += code.encode()
     pickle = archive.find("data.pkl")
-    start = pickle.data.index(b"c__torch__\nInner\n")
-    end = pickle.data.index(b"X\x03\x00\x00\x00seq")
-    # memo entries that later parts use are kept by popping the old object
-    pickle.data = pickle.data[:end] + b"0c__torch__\nNarrow\n)\x81}b" + pickle.data[end:]
-    del start
-    yield Case("a submodule of another class", archive.write(), ("Narrow", "0x30"), "differs")
-    pickle = zips.Archive.read(data)
-    one = pickle.find("data.pkl")
-    # without the opcode that drops: the new object stands in another attribute's place
-    at = one.data.index(b"c__torch__\nInner\n")
-    pickle.code().data += more.encode()
-    one.data = one.data.replace(b"X\x05\x00\x00\x00names", b"X\x05\x00\x00\x00spareK\x00X\x05\x00\x00\x00names", 1)
-    del at
-    yield Case("an attribute too many", pickle.write(), ("spare",), "loads")
+    if name == "inner":
+        pickle.data = pickle.data.replace(zips.text("inner"), zips.text("spare"), 1)
+    pickle.data = pickle.data.replace(zips.text("names"), zips.text(name) + value + zips.text("names"), 1)
+    return archive.write()
+
+
+def list_of_others() -> bytes:
+    """A list whose items are of another class than its type says."""
+    archive = zips.Archive.read(saved(Plain))
+    code, pickle = archive.code(), archive.find("data.pkl")
+    code.data = code.data.replace(b"  names : List[str]", b"  names : List[__torch__.Inner]")
+    code.data = code.data.replace(
+        b"_4 = torch.add(_3, torch.len(names))", b"_4 = torch.add(_3, torch.mul(x, (names[0]).step))"
+    )
+    code.data += b"class Narrow(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def forward(self: __torch__.Narrow, x: Tensor) -> Tensor:\n    return x\n"
+    new = pickle.data.replace(b"](X\1\0\0\0a", b"](c__torch__\nNarrow\n)\x81}bX\1\0\0\0a", 1)
+    pickle.data = new.replace(zips.text("List[str]"), zips.text("List[__torch__.Inner]"))
+    return archive.write()
+
+
+def number_for_global(value: bytes = b"K\1") -> bytes:
+    """A call of which the pickle says only the number: to libtorch every global is one (here 1, which rebuilds tensors)."""
+    return pickled(replaced(b"h\2((", value + b"(("))
 
 
 def in_child(data: bytes, seconds: float = 20) -> str:
@@ -381,7 +489,9 @@ def in_child(data: bytes, seconds: float = 20) -> str:
                     model(torch.ones(4, 4))
                     os.write(write, b"loads")
                 except BaseException as e:
-                    os.write(write, f"raises {str(e).strip().splitlines()[-1] if str(e).strip() else e!r}"[:300].encode())
+                    os.write(
+                        write, f"raises {str(e).strip().splitlines()[-1] if str(e).strip() else e!r}"[:300].encode()
+                    )
             finally:
                 os._exit(0)
         os.close(write)
@@ -430,7 +540,10 @@ def main() -> None:
         good = refused and "error" in answer.out and any(w in answer.out for w in case.words) and not answer.files
         good &= case.libtorch == "differs" or python.startswith(case.libtorch)
         bad += not good
-        print(f"{'   ' if good else 'BAD'} {case.name}: torch: {python[:110]} | {answer.code} {answer.seconds:.2f}s {answer.files or ''} {last[:230]}", flush=True)
+        print(
+            f"{'   ' if good else 'BAD'} {case.name}: torch: {python[:110]} | {answer.code} {answer.seconds:.2f}s {answer.files or ''} {last[:230]}",
+            flush=True,
+        )
     sys.exit(bad > 0)
 
 

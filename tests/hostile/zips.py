@@ -70,13 +70,19 @@ class Archive:
             method = (8 if m.deflate else 0) if m.method is None else m.method
             crc = zlib.crc32(m.data) if m.crc is None else m.crc
             sizes = (len(packed) if m.packed is None else m.packed, len(m.data) if m.size is None else m.size)
-            common = struct.pack("<HHHHHIII", 20, m.flags, method, 0, 0x21, crc & 0xFFFFFFFF, *(s & 0xFFFFFFFF for s in sizes))
+            common = struct.pack(
+                "<HHHHHIII", 20, m.flags, method, 0, 0x21, crc & 0xFFFFFFFF, *(s & 0xFFFFFFFF for s in sizes)
+            )
             name = m.name.encode("utf-8", "surrogateescape")
             local = name if m.local_name is None else m.local_name.encode("utf-8", "surrogateescape")
             offset = len(out) if m.offset is None else m.offset
-            out += b"PK\3\4" + common + struct.pack("<HH", len(local), len(m.local_extra)) + local + m.local_extra + packed
+            out += (
+                b"PK\3\4" + common + struct.pack("<HH", len(local), len(m.local_extra)) + local + m.local_extra + packed
+            )
             directory += (
-                b"PK\1\2\x14\0" + common + struct.pack("<HHHHHII", len(name), len(m.extra), 0, 0, 0, 0, offset & 0xFFFFFFFF)
+                b"PK\1\2\x14\0"
+                + common
+                + struct.pack("<HHHHHII", len(name), len(m.extra), 0, 0, 0, 0, offset & 0xFFFFFFFF)
             )
             directory += name + m.extra
         start = len(out)
@@ -85,7 +91,10 @@ class Archive:
         size = len(directory) if self.directory_size is None else self.directory_size
         at = start if self.directory_offset is None else self.directory_offset
         if self.zip64 is not None:
-            long = [right if given is None else given for given, right in zip(self.zip64, (len(self.members), len(directory), start), strict=True)]
+            long = [
+                right if given is None else given
+                for given, right in zip(self.zip64, (len(self.members), len(directory), start), strict=True)
+            ]
             record = len(out)
             out += b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, long[0], *long)
             out += b"PK\6\7" + struct.pack("<IQI", 0, record, 1)

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod archive;
+mod at_load;
 mod attributes;
 pub mod backend;
 pub mod contract;

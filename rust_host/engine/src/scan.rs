@@ -3,7 +3,7 @@
 //! operators. After loading, [`check_operators`] looks once more, at what libtorch itself says the code calls.
 
 use crate::{
-    Archive, Error, ErrorKind, Result,
+    Archive, Error, ErrorKind, Result, at_load,
     attributes::Classes,
     operators::{Policy, refusal},
     pickle::{Id, Node, Pickle},
@@ -41,6 +41,7 @@ pub fn scan(archive: &Archive, policy: &Policy) -> Result<()> {
         codes.push(code);
     }
     codes.iter().try_for_each(|code| code.check(&declared, policy)).map_err(at)?;
+    at_load::check(&codes, policy).map_err(at)?;
     for (name, pickle) in &pickles {
         classes.check(pickle).map_err(|e| at(Error { message: format!("`{name}`: {}", e.message), ..e }))?;
     }
