@@ -141,6 +141,9 @@ struct RunArgs {
     /// Rows of a table or pictures a call (default: what is fast)
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
+    /// End a call that takes longer, with exit code 1
+    #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
+    timeout: Option<Duration>,
     /// Draw pictures among the inputs (on a terminal they are drawn anyway)
     #[arg(long)]
     draw: bool,
@@ -275,6 +278,7 @@ fn settle(command: Command) -> Parsed {
                 target,
                 form,
                 top_k: usize::from(r.top_k.unwrap_or(3)),
+                timeout: r.timeout,
                 draw: r.draw,
                 device: r.device.device,
                 threads: r.threads.threads.map(usize::from),

@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod deadline;
 mod drawing;
 mod folder;
 mod inputs;

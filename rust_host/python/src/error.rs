@@ -1,5 +1,6 @@
 //! Engine errors → the classes of `rust_host.errors`, and panics → one of them.
 
+use crate::signal;
 use pyo3::{intern, prelude::*, types::PyDict};
 use rust_host_engine::{Error, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,6 +24,11 @@ fn class(kind: ErrorKind) -> &'static str {
 
 /// The Python exception for an error of the engine.
 pub(crate) fn to_py(py: Python<'_>, error: &Error) -> PyErr {
+    if error.kind == ErrorKind::Timeout
+        && let Some(raised) = signal::take_raised()
+    {
+        return raised;
+    }
     build(py, error).map_or_else(|failed| failed, PyErr::from_value)
 }
 

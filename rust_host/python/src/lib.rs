@@ -5,6 +5,7 @@ mod array;
 mod command;
 mod error;
 mod model;
+mod signal;
 mod value;
 mod verdict;
 

@@ -3,6 +3,7 @@
 
 use crate::{
     error::{guarded, invalid_input, to_py},
+    signal,
     value::{self, Library},
     verdict::Verdict,
 };
@@ -63,6 +64,7 @@ impl Model {
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
             let policy = Policy { allowed: allow_operators.into_iter().collect() };
             let open = || Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy);
+            signal::watch();
             let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
             let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
             let datatypes = engine.method().arguments.iter().map(|a| input(&a.name).map(|i| i.datatype)).collect();

@@ -2,7 +2,7 @@
 
 use super::{model_name, set_threads};
 use crate::{
-    drawing, folder,
+    deadline, drawing, folder,
     inputs::{self, Given},
     predictions::{self, Prediction},
 };
@@ -10,7 +10,7 @@ use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Model, Result, Tensor, Value,
     error::ErrorKind, npy, operators::Policy,
 };
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Where outputs go.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub form: Option<Form>,
     /// Labels to show.
     pub top_k: usize,
+    /// Longest that a call may take.
+    pub timeout: Option<Duration>,
     /// Draw pictures also where the output is no terminal.
     pub draw: bool,
     /// Where to run.
@@ -116,7 +118,8 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         })
     });
     let given = said(&found.values);
-    let outputs = model.run(found.values).map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
+    let outputs = deadline::within(settings.timeout, || model.run(found.values))
+        .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());

@@ -85,6 +85,12 @@ fn fail(error: &Error, json: bool) -> i32 {
     exit_code(error.kind)
 }
 
+/// The end of a call that cannot be ended: says so and ends the process, which has written nothing yet.
+pub(crate) fn give_up(error: &Error) -> ! {
+    let json = asks_for_json(&std::env::args_os().skip(1).collect::<Vec<_>>());
+    signal_hook::low_level::exit(fail(error, json))
+}
+
 /// `error: …`, `  caused by: …`, `hint: …`
 fn words(error: &Error) -> String {
     let mut text = format!("error: {}\n", error.message);
