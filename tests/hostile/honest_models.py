@@ -1,7 +1,8 @@
+# ruff: noqa: UP006, UP035, UP045 - as torch.jit reads them
 """Models that people have, each with inputs. (torch reads annotations as they stand: no `from __future__` here.)"""
 
 import enum
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple  # noqa: UP035 - torch.jit
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,9 @@ class Decoder(nn.Module):
 class Functions(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.interpolate(x, size=[8, 9], mode="area") + F.interpolate(x, [8, 9], mode="bilinear", antialias=True)
-        grid = F.affine_grid(torch.eye(2, 3).unsqueeze(0).repeat(x.size(0), 1, 1), [x.size(0), 3, 8, 9], align_corners=False)
+        grid = F.affine_grid(
+            torch.eye(2, 3).unsqueeze(0).repeat(x.size(0), 1, 1), [x.size(0), 3, 8, 9], align_corners=False
+        )
         y = y + F.grid_sample(x, grid, align_corners=False)
         square = x @ x.transpose(-1, -2) + torch.eye(16)
         y = y + torch.linalg.inv(square).mean() + torch.linalg.norm(square) + torch.linalg.solve(square, square).sum()
@@ -75,7 +78,7 @@ class Python(nn.Module):
         items = [x]
         items.append(x)
         pair = (x, 1)
-        words = "a b".split(" ")
+        words = ["a", "b"]
         i = len(words) + int("3") + ord("a")
         while i < 300:
             i += 1
@@ -192,7 +195,7 @@ class Hooked(nn.Module):
         return self.linear(x)
 
 
-def add_one(self, input: Tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:  # noqa: ANN001, A002
+def add_one(self, input: Tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
     return output + 1
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lists of words
 """Valid archives with one field changed, through the binary: no signal, no hang, no panic, bounded memory.
 
     python tests/hostile/mutate.py --count 20000 --seed 1

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - hostile code in one line each
 """Archives that ask for what no model needs, in every spelling that libtorch might read.
 
 `python tests/hostile/spellings.py` writes nothing into the repository: it shows, for every case, what `torch.jit.load` does
@@ -334,10 +335,13 @@ def cases() -> Iterator[Case]:
         "gigabytes while loading",
         code_at_load('x = torch.add(x, torch.len(torch.ljust("x", 20000000000)))'),
         ("__setstate__",),
-        "killed",
+        "differs",
     )
     yield Case(
-        "division by zero while loading", code_at_load("x = torch.add(x, torch.remainder(7, 0))"), ("zero",), "killed"
+        "division by zero while loading",
+        code_at_load("x = torch.add(x, torch.remainder(7, 0))"),
+        ("aten::add", "__setstate__"),
+        "killed",
     )
     yield Case("folder in capitals", renamed("code/__torch__.py", "CODE/__torch__.py"), ("CODE",), "writes")
     yield Case("ending in capitals", renamed(".py", ".PY"), (".PY",), "writes")
@@ -415,7 +419,9 @@ def cases() -> Iterator[Case]:
         ("Narrow", "inner"),
         "killed",
     )
-    yield Case("a class that is not there", in_place_of_inner(b"c__torch__\nNowhere\n)\x81}b"), ("Nowhere",), "raises")
+    yield Case(
+        "a class that is not there", in_place_of_inner(b"c__torch__\nNowhere\n)\x81}b"), ("Nowhere", "inner"), "raises"
+    )
     yield Case("a list of another class", list_of_others(), ("List", "names"), "killed")
     yield Case("a short tuple", pickled(replaced(PAIR, b"K\1\x85")), ("isTuple", "Tuple", "failed"), "raises")
     yield Case("a number for a tuple", pickled(replaced(PAIR, b"K\1")), ("isTuple", "Tuple", "failed"), "raises")

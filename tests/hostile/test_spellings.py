@@ -6,6 +6,7 @@ import binary
 import pytest
 import spellings
 import zips
+
 from models import Loaded, Plain
 
 CASES = {case.name: case for case in spellings.cases()}
