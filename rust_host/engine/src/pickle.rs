@@ -158,16 +158,16 @@ fn check_nesting(nodes: &[Node]) -> Result<()> {
 
 /// The values directly inside one.
 fn inside(node: &Node) -> impl Iterator<Item = Id> {
-    let (items, pairs, two): (&[Id], &[(Id, Id)], [Option<Id>; 2]) = match node {
-        Node::Tuple(items) | Node::List(items) => (items, &[], [None; 2]),
-        Node::Dict(pairs) => (&[], pairs, [None; 2]),
-        Node::Object(class, state) => (&[], &[], [Some(*class), *state]),
-        Node::Call(function, arguments) => (&[], &[], [Some(*function), Some(*arguments)]),
-        Node::Persistent(id) => (&[], &[], [Some(*id), None]),
-        _ => (&[], &[], [None; 2]),
+    let items: &[Id] = if let Node::Tuple(items) | Node::List(items) = node { items } else { &[] };
+    let pairs: &[(Id, Id)] = if let Node::Dict(pairs) = node { pairs } else { &[] };
+    let others = match *node {
+        Node::Object(class, state) => [Some(class), state],
+        Node::Call(function, arguments) => [Some(function), Some(arguments)],
+        Node::Persistent(id) => [Some(id), None],
+        _ => [None; 2],
     };
     let pairs = pairs.iter().flat_map(|&(key, value)| [key, value]);
-    items.iter().copied().chain(pairs).chain(two.into_iter().flatten())
+    items.iter().copied().chain(pairs).chain(others.into_iter().flatten())
 }
 
 struct Reader<'a> {

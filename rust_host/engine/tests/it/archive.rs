@@ -108,3 +108,37 @@ fn missing_files_folders_and_empty_files_are_named() {
     std::fs::remove_file(&empty).unwrap();
     assert!(e.message.contains("is empty"));
 }
+
+/// The bytes with one text in place of another of the same length, wherever it is; names have no checksum.
+fn renamed(mut bytes: Vec<u8>, old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let places: Vec<usize> = (0..bytes.len() - old.len()).filter(|&i| bytes[i..].starts_with(old.as_bytes())).collect();
+    assert!(places.len() >= 2);
+    places.iter().for_each(|&i| bytes[i..i + new.len()].copy_from_slice(new.as_bytes()));
+    bytes
+}
+
+#[test]
+fn members_that_libtorch_would_find_under_another_spelling_are_refused() {
+    for (old, new) in [
+        ("/code/__torch__.py", "/CODE/__torch__.py"),
+        ("/code/__torch__.py", "/code/__torch__.PY"),
+        ("/constants.pkl", "/Constants.pkl"),
+        ("/byteorder", "/ByteOrder"),
+        ("/byteorder", "/modeljson"),
+    ] {
+        let bytes = renamed(sample("aliases"), old, new);
+        assert_eq!(open(bytes).is_ok(), new == "/modeljson", "{new}");
+    }
+}
+
+#[test]
+fn a_comment_cannot_be_a_second_end_record() {
+    let mut bytes = sample("aliases");
+    let at = bytes.len() - 2;
+    let comment = [&b"PK\x05\x06"[..], &[0; 19]].concat();
+    bytes[at..].copy_from_slice(&(comment.len() as u16).to_le_bytes());
+    let plain = [&bytes[..], &[b'a'; 23]].concat();
+    open(plain).unwrap();
+    assert!(refused([bytes, comment].concat()).contains("end record"));
+}
