@@ -60,7 +60,7 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
     }
 
     fn run(&mut self) -> Result<Option<Batch>> {
-        let pieces = std::mem::take(&mut self.collected);
+        let mut pieces = std::mem::take(&mut self.collected);
         let count = std::mem::take(&mut self.collected_rows);
         let mut batch = Batch { places: vec![None; count], groups: Vec::new(), pieces: Vec::new() };
         // Pictures of one size are run together, whatever lies between them.
@@ -101,6 +101,8 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
             }
         }
         self.rows += count as u64;
+        // A batch of pictures is large, and what is left of it waits for the writer.
+        pieces.iter_mut().for_each(|p| p.inputs = Vec::new());
         batch.pieces = pieces;
         if self.layout.get().is_none() {
             // Nothing in it could be run: the contract's own sizes have to do.

@@ -16,6 +16,8 @@ mod elements;
 mod encode;
 mod file;
 mod forward;
+#[cfg(feature = "batch")]
+mod mapper;
 mod number;
 #[cfg(feature = "batch")]
 mod parquet;
@@ -26,6 +28,8 @@ mod progress;
 mod run;
 mod source;
 
+#[cfg(feature = "batch")]
+pub use mapper::Mapper;
 pub use run::run;
 pub use source::{Format, Source};
 

@@ -54,12 +54,7 @@ impl Table {
         let fields: Vec<Arc<Field>> = builder.schema().fields().iter().cloned().collect();
         let mut reader = builder.with_batch_size(batch_size).build().map_err(|e| wrong(&e))?;
         let first = reader.next().transpose().map_err(|e| wrong(&e))?;
-        let column = |(i, field): (usize, &Arc<Field>)| Column {
-            name: field.name().clone(),
-            numeric: is_number(field.data_type()),
-            items: items(field.data_type(), first.as_ref().and_then(|b| b.columns().get(i))),
-        };
-        let columns = fields.iter().enumerate().map(column).collect();
+        let columns = columns(&fields, first.as_ref());
         Ok(Self { columns, fields, rows, path: path.to_owned(), first, reader })
     }
 
@@ -72,6 +67,16 @@ impl Table {
             .transpose()
             .map_err(|e| Error::invalid_input(format!("`{}`: it cannot be read as Parquet: {e}", self.path.display())))
     }
+}
+
+/// What the columns of a schema can be to a model.
+pub(crate) fn columns(fields: &[Arc<Field>], first: Option<&RecordBatch>) -> Vec<Column> {
+    let column = |(i, field): (usize, &Arc<Field>)| Column {
+        name: field.name().clone(),
+        numeric: is_number(field.data_type()),
+        items: items(field.data_type(), first.and_then(|b| b.columns().get(i))),
+    };
+    fields.iter().enumerate().map(column).collect()
 }
 
 fn is_number(kind: &DataType) -> bool {
