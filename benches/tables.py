@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (the lines of a table)
 """Files in, files out: rows a second of a table against pandas with torch and against the bare forward pass, and pictures
 a second against torchvision with as many workers as cores.
 
@@ -50,7 +51,13 @@ class Small(nn.Module):
 
 def tensor(name: str, dims: list[str | int], **more: object) -> dict[str, object]:
     """One tensor of a contract."""
-    return {"name": name, "datatype": "FP32", "shape": [d if isinstance(d, int) else -1 for d in dims], "dims": dims, **more}
+    return {
+        "name": name,
+        "datatype": "FP32",
+        "shape": [d if isinstance(d, int) else -1 for d in dims],
+        "dims": dims,
+        **more,
+    }
 
 
 def save(model: nn.Module, path: Path, inputs: list, outputs: list, **more: object) -> None:
@@ -146,14 +153,16 @@ def tables(work: Path, rows: int) -> None:
     print(f"{'bare forward pass, best batch, 1 thread':44}{forward:14,.0f} rows/s")
     small = work / "small.csv"
     with source.open() as table, small.open("w") as out:
-        out.writelines(line for _, line in zip(range(rows // 10 + 1), table))
+        out.writelines(line for _, line in zip(range(rows // 10 + 1), table, strict=False))
     kinds = [("csv", source)]
     try:
         import pandas
 
         path = work / "rows.parquet"
         pandas.read_csv(source).astype(dict.fromkeys("abcd", "float32")).to_parquet(path, index=False)
-        run = subprocess.run([BINARY, "run", model, "-i", path, "-o", work / "out.parquet"], capture_output=True, text=True)
+        run = subprocess.run(
+            [BINARY, "run", model, "-i", path, "-o", work / "out.parquet"], capture_output=True, text=True
+        )
         if run.returncode == 0:
             kinds.append(("parquet", path))
         else:
@@ -163,11 +172,26 @@ def tables(work: Path, rows: int) -> None:
         print("pandas is not installed: no comparison with it")
     for kind, path in kinds:
         seconds, whole, memory = ours(model, path, work / f"out.{kind}")
-        print(f"{'rust-host run, ' + kind:44}{rows / seconds:14,.0f} rows/s  {rows / seconds / forward:5.2f} x bare   {memory:6.0f} MB   whole process {whole:.2f} s")
+        print(
+            f"{'rust-host run, ' + kind:44}{rows / seconds:14,.0f} rows/s  {rows / seconds / forward:5.2f} x bare   {memory:6.0f} MB   whole process {whole:.2f} s"
+        )
         if pandas is not None:
-            script = [sys.executable, "-W", "ignore", "-c", PANDAS.format(kind=kind), str(model), str(path), str(work / f"p.{kind}")]
-            times = [float(subprocess.run(script, check=True, capture_output=True, text=True).stdout) for _ in range(ROUNDS)]
-            print(f"{'pandas + torch, ' + kind:44}{rows / statistics.median(times):14,.0f} rows/s  {statistics.median(times) / seconds:5.1f} x slower (without its imports)")
+            script = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                PANDAS.format(kind=kind),
+                str(model),
+                str(path),
+                str(work / f"p.{kind}"),
+            ]
+            times = [
+                float(subprocess.run(script, check=True, capture_output=True, text=True).stdout) for _ in range(ROUNDS)
+            ]
+            print(
+                f"{'pandas + torch, ' + kind:44}{rows / statistics.median(times):14,.0f} rows/s  {statistics.median(times) / seconds:5.1f} x slower (without its imports)"
+            )
     _, _, memory = ours(model, small, work / "out.csv")
     print(f"{'memory with a tenth of the rows, csv':44}{'':35}{memory:6.0f} MB")
 
@@ -208,7 +232,10 @@ def pictures(work: Path, count: int) -> None:
     generator = torch.Generator().manual_seed(0)
     for i in range(count):
         coarse = torch.rand(1, 3, 12, 16, generator=generator)
-        fine = nn.functional.interpolate(coarse, size=[480, 640], mode="bicubic") + torch.randn(1, 3, 480, 640, generator=generator) * 0.02
+        fine = (
+            nn.functional.interpolate(coarse, size=[480, 640], mode="bicubic")
+            + torch.randn(1, 3, 480, 640, generator=generator) * 0.02
+        )
         pixels = (fine.clamp(0, 1)[0].permute(1, 2, 0) * 255).byte().numpy()
         Image.fromarray(pixels).save(folder / f"{i:05}.jpg", quality=90)
     model = work / "pictures.pt"
@@ -220,11 +247,13 @@ def pictures(work: Path, count: int) -> None:
     print(f"{'rust-host run':44}{count / seconds:14,.0f} pictures/s   {memory:6.0f} MB   whole process {whole:.2f} s")
     script = [sys.executable, "-W", "ignore", "-c", TORCHVISION, str(model), str(folder), str(CORES)]
     times = [float(subprocess.run(script, check=True, capture_output=True, text=True).stdout) for _ in range(ROUNDS)]
-    print(f"{f'torchvision, DataLoader, {CORES} workers':44}{count / statistics.median(times):14,.0f} pictures/s  {statistics.median(times) / seconds:5.2f} x slower")
+    print(
+        f"{f'torchvision, DataLoader, {CORES} workers':44}{count / statistics.median(times):14,.0f} pictures/s  {statistics.median(times) / seconds:5.2f} x slower"
+    )
 
 
 if __name__ == "__main__":
     given = [int(a) for a in sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
-        tables(Path(folder), (given + [1_000_000])[0])
-        pictures(Path(folder), (given[1:] + [400])[0])
+        tables(Path(folder), given[0] if given else 1_000_000)
+        pictures(Path(folder), given[1] if given[1:] else 400)
