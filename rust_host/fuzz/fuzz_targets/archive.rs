@@ -16,8 +16,8 @@ fuzz_target!(|data: &[u8]| {
     for (name, size) in archive.members() {
         assert_eq!(archive.member(name).unwrap().unwrap().len() as u64, size);
     }
-    // Two flipped bytes in a date: no checksum covers it, so a mutation can reach it without writing a valid archive.
+    // A time of day: no checksum covers it, so a mutation reaches it without writing a valid archive.
     if cfg!(feature = "planted") {
-        assert_ne!(data.get(10..12), Some(&b"\xff\x00"[..]), "the planted bug");
+        assert!(data.get(10) == Some(&0), "the planted bug");
     }
 });

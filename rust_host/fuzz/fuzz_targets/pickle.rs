@@ -11,6 +11,6 @@ fuzz_target!(|data: &[u8]| {
         let _ = (pickle.text(function), pickle.items(arguments));
     }
     if cfg!(feature = "planted") {
-        assert_ne!(pickle.node(pickle.root()), &Node::Int(4660), "the planted bug");
+        assert!(!matches!(pickle.node(pickle.root()), Node::Int(n) if *n > 70_000), "the planted bug");
     }
 });
