@@ -1,6 +1,6 @@
 # `make` does what CI does. Every target installs what it needs by itself, into .venv and target/ and nowhere else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build wheel demo test test-python test-rust bench lint dist clean
+.PHONY: help setup build wheel demo test test-python test-rust bench fuzz lint dist clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -59,6 +59,17 @@ bench: wheel ## side by side: eager, torch.jit, wheel, binary, a C++ loop; and s
 	@python benches/calls.py
 	@python benches/start.py
 
+MINUTES ?= 1
+fuzz: build ## every reader of foreign bytes, then mutants of whole archives, each for MINUTES (nightly, cargo-fuzz)
+	$(call step,fuzzing)
+	@for t in archive pickle tokens contract npy json; do \
+	  mkdir -p target/corpus/$$t && cp -n rust_host/fuzz/seeds/$$t/* target/corpus/$$t/; \
+	  if [ $$t = archive ]; then cp -n rust_host/backends/torch/tests/data/*.torchscript target/corpus/archive/; fi; \
+	  cargo +nightly fuzz run --fuzz-dir rust_host/fuzz --target-dir target/fuzz $$t target/corpus/$$t -- \
+	    -max_total_time=$$(( $(MINUTES) * 60 )) -rss_limit_mb=2048 -timeout=10 || exit 1; \
+	done
+	@python tests/hostile/mutate.py --count 1000000 --seed $$(date +%s) --seconds $$(( $(MINUTES) * 60 ))
+
 lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
 	$(call step,ruff)
 	@ruff check --quiet . && ruff format --check --quiet .
@@ -70,7 +81,7 @@ lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
 
 dist: setup ## dist/rust-host-*.tar.xz: the binary with every library it needs
 	$(call step,building the self-contained archive)
-	@RUST_HOST_BUNDLE=1 cargo build --release --locked --quiet
+	@RUST_HOST_BUNDLE=1 cargo build --release --locked --quiet --features rust-host-cli/batch
 	@python rust_host/bundle.py target/release dist
 
 clean: ## remove everything that was built, trained or installed here
