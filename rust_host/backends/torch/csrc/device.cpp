@@ -1,4 +1,5 @@
 // What concerns the process and not one module: version, printing, forks, CUDA.
+#include "guard.h"
 #include "shim.h"
 #include <ATen/Parallel.h>
 #include <cstdio>
@@ -28,6 +29,7 @@ int32_t rh_initialise(char **error) {
   try {
     // Results go to standard output; what a model prints must not mix with them.
     torch::jit::setPrintHandler([](const std::string &text) { std::fwrite(text.data(), 1, text.size(), stderr); });
+    rust_host::replace_operators();
     pthread_atfork(nullptr, nullptr, one_thread_in_the_child);
     return RH_OK;
   } catch (...) {

@@ -1,12 +1,16 @@
 // What honest models do that would end or hang the process: integer division by zero and MIN / -1 (SIGFPE), eigenvalues of
-// NaN (SIGSEGV), loops without an end. Before a module runs, small checks are woven into its graphs; each passes a value
-// through or throws, so no pass of libtorch can remove or reorder it.
+// NaN (SIGSEGV), loops without an end. Operators on plain numbers and texts are replaced by checked ones for the whole
+// process, because libtorch folds constants with them while it loads. For the rest, small checks are woven into a module's
+// graphs before it runs; each passes a value through or throws, so no pass of libtorch can remove or reorder it.
 #include "guard.h"
 #include "shim.h"
 #include <ATen/ATen.h>
 #include <atomic>
 #include <chrono>
 #include <limits>
+#include <sstream>
+#include <unordered_map>
+#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 #include <torch/csrc/jit/runtime/operator.h>
@@ -64,23 +68,6 @@ void check_interrupt() {
 
 const torch::jit::RegisterOperators operators({
     torch::jit::Operator(
-        "rust_host::divisor.int(int a, int b) -> int",
-        [](Stack &stack) {
-          const int64_t b = pop(stack).toInt(), a = pop(stack).toInt();
-          check_division(a, b);
-          push(stack, b);
-        },
-        AliasAnalysisKind::FROM_SCHEMA),
-    torch::jit::Operator(
-        "rust_host::divisor.number(Scalar a, Scalar b) -> Scalar",
-        [](Stack &stack) {
-          const c10::IValue b = pop(stack), a = pop(stack);
-          if (a.isInt() && b.isInt())
-            check_division(a.toInt(), b.toInt());
-          push(stack, b);
-        },
-        AliasAnalysisKind::FROM_SCHEMA),
-    torch::jit::Operator(
         "rust_host::divisor.Tensor(Tensor a, Tensor(x) b, str? mode) -> Tensor(x)",
         [](Stack &stack) {
           const c10::IValue mode = pop(stack), b = pop(stack), a = pop(stack);
@@ -112,13 +99,37 @@ const torch::jit::RegisterOperators operators({
         AliasAnalysisKind::CONSERVATIVE),
 });
 
+constexpr int64_t LONGEST_TEXT = 1 << 20;
+// Far more than any real model: a network of 1,000 layers, unrolled, has some 10,000.
+constexpr size_t MOST_NODES = 2'000'000;
+
+// Puts a check in front of the operators of that name which `select` chooses.
+template <class Select, class Check> void check_before(const char *name, Select select, Check check) {
+  const auto all = torch::jit::getAllOperatorsFor(c10::Symbol::fromQualString(name)); // a copy: the list changes below
+  for (const auto &plain : all) {
+    const c10::FunctionSchema schema = plain->schema();
+    if (!select(schema) || plain->isC10Op())
+      continue;
+    std::ostringstream text;
+    text << schema;
+    torch::jit::Operation compute = plain->getOperation();
+    const auto aliases = plain->aliasAnalysisKind();
+    torch::jit::deregisterOperator(schema);
+    torch::jit::registerOperator(torch::jit::Operator(
+        text.str(),
+        [check, compute](Stack &stack) mutable {
+          check(stack);
+          compute(stack);
+        },
+        aliases));
+  }
+}
+
 void guard_node(torch::jit::Node *node) {
   static const auto divisor = c10::Symbol::fromQualString("rust_host::divisor");
   const auto kind = node->kind();
   const std::string name = kind.toQualString();
   auto *graph = node->owningGraph();
-  const auto is_int = [&](size_t i) { return node->input(i)->type()->kind() == c10::TypeKind::IntType; };
-  const auto is_float = [&](size_t i) { return node->input(i)->type()->kind() == c10::TypeKind::FloatType; };
   if (name == "prim::Loop") {
     auto *body = node->blocks()[0];
     torch::jit::WithInsertPoint at(body->return_node());
@@ -134,12 +145,6 @@ void guard_node(torch::jit::Node *node) {
       return;
     torch::jit::WithInsertPoint at(node);
     node->replaceInput(1, graph->insert(divisor, {node->input(0), node->input(1), node->input(*mode)}));
-  } else if (name == "aten::remainder" || name == "aten::floordiv" || name == "aten::divmod" || name == "aten::__round_to_zero_floordiv") {
-    const bool numbers = node->inputs().size() == 2 && node->input(0)->type()->kind() == c10::TypeKind::NumberType;
-    if (node->inputs().size() != 2 || is_float(0) || is_float(1) || !((is_int(0) && is_int(1)) || numbers))
-      return;
-    torch::jit::WithInsertPoint at(node);
-    node->replaceInput(1, graph->insert(divisor, {node->input(0), node->input(1)}));
   }
 }
 
@@ -152,9 +157,87 @@ void guard_block(torch::jit::Block *block) {
   }
 }
 
+
+void refuse_false_casts(torch::jit::Block *block) {
+  for (auto *node : block->nodes()) {
+    for (auto *inner : node->blocks())
+      refuse_false_casts(inner);
+    if (node->kind() != c10::prim::unchecked_cast || node->output()->type()->kind() != c10::TypeKind::ClassType)
+      continue;
+    // An object read as another class has its attributes in other places: foreign memory. Honest code narrows Optional.
+    const auto &from = node->input()->type(), &to = node->output()->type();
+    if (from->kind() == c10::TypeKind::AnyType || !to->isSubtypeOf(*from))
+      throw std::runtime_error("the code reads a value of the type " + from->annotation_str() + " as " + to->annotation_str());
+  }
+}
+
+// Nodes that a function has once everything it calls is written into it, as libtorch does before it runs.
+size_t inlined_size(torch::jit::Function &function, std::unordered_map<torch::jit::Function *, size_t> &known) {
+  const auto found = known.find(&function);
+  if (found != known.end())
+    return found->second;
+  size_t size = 0;
+  const auto visit = [&](auto &&self, torch::jit::Block *block) -> void {
+    for (auto *node : block->nodes()) {
+      ++size;
+      torch::jit::Function *called = nullptr;
+      if (node->kind() == c10::prim::CallFunction) {
+        if (auto type = node->input(0)->type()->cast<c10::FunctionType>())
+          called = type->function();
+      } else if (node->kind() == c10::prim::CallMethod) {
+        if (auto type = node->input(0)->type()->cast<c10::ClassType>())
+          called = type->findMethod(node->s(c10::attr::name));
+      }
+      if (called)
+        size = std::min(size + inlined_size(*called, known), MOST_NODES + 1);
+      for (auto *inner : node->blocks())
+        self(self, inner);
+    }
+  };
+  known[&function] = 0; // TorchScript has no recursion; a file that claims some must not recurse here either
+  if (auto *graph = torch::jit::tryToGraphFunction(function))
+    visit(visit, graph->graph()->block());
+  if (size > MOST_NODES)
+    throw std::runtime_error("`" + function.name() + "` calls others so often that its graph would have more than " +
+                             std::to_string(MOST_NODES) + " nodes");
+  return known[&function] = size;
+}
+
 } // namespace
 
+void refuse_hostile(torch::jit::CompilationUnit &unit) {
+  std::unordered_map<torch::jit::Function *, size_t> known;
+  for (auto *function : unit.get_functions()) {
+    inlined_size(*function, known);
+    if (auto *graph = torch::jit::tryToGraphFunction(*function))
+      refuse_false_casts(graph->graph()->block());
+  }
+}
+
 void guard(torch::jit::Graph &graph) { guard_block(graph.block()); }
+
+void replace_operators() {
+  const auto divides = [](const Stack &stack) {
+    const c10::IValue &a = stack[stack.size() - 2], &b = stack.back();
+    if (a.isInt() && b.isInt())
+      check_division(a.toInt(), b.toInt());
+  };
+  // Each takes the text first and the width or size second; expandtabs' size multiplies.
+  const auto pads = [](size_t arguments) {
+    return [arguments](const Stack &stack) {
+      const int64_t width = stack[stack.size() - arguments + 1].toInt();
+      if (width > LONGEST_TEXT)
+        throw std::runtime_error("a text of " + std::to_string(width) + " characters, more than " + std::to_string(LONGEST_TEXT));
+    };
+  };
+  for (const char *name : {"aten::remainder", "aten::floordiv", "aten::divmod", "aten::__round_to_zero_floordiv"})
+    check_before(name, [](const c10::FunctionSchema &s) { return s.overload_name().empty() || s.overload_name() == "int"; }, divides);
+  const auto any = [](const c10::FunctionSchema &) { return true; };
+  for (const char *name : {"aten::ljust", "aten::rjust", "aten::center"})
+    check_before(name, any, pads(3));
+  for (const char *name : {"aten::zfill", "aten::expandtabs"})
+    check_before(name, any, pads(2));
+}
 
 } // namespace rust_host
 

@@ -1,6 +1,7 @@
-// Checks that are woven into a module's graphs before it runs.
+// Checks against what would end the process.
 #pragma once
 #include <exception>
+#include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/ir/ir.h>
 
 namespace rust_host {
@@ -10,6 +11,13 @@ struct Interrupted : std::exception {
   const char *what() const noexcept override { return "rust_host: interrupted"; }
 };
 
+// Throws for code that only a hostile file has: objects read as another class, calls that double and double again.
+void refuse_hostile(torch::jit::CompilationUnit &unit);
+
+// Checks of this module: before it runs the first time.
 void guard(torch::jit::Graph &graph);
+
+// Checks of the whole process: once, before the first file is loaded.
+void replace_operators();
 
 } // namespace rust_host

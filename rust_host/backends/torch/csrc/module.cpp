@@ -141,6 +141,7 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
     loaded->module.eval();
     if (!loaded->device.is_cpu())
       loaded->module.to(loaded->device);
+    rust_host::refuse_hostile(*loaded->module._ivalue()->compilation_unit());
     for (const auto &method : loaded->module.get_methods())
       if (!is_hidden(method.name()))
         loaded->methods.push_back(describe(loaded->module, method));

@@ -39,10 +39,7 @@ pub(crate) struct Settings {
 pub(crate) fn are_meant(words: &[OsString], output: Option<&Path>) -> bool {
     let by_ending = |path: &Path| path.extension().is_some_and(|e| ["csv", "tsv", "parquet"].iter().any(|t| e == *t));
     output.is_some_and(|o| Format::of(o).is_some() && !o.is_dir())
-        || words.iter().any(|word| {
-            let (_, path) = split(word);
-            path.is_dir() || by_ending(path)
-        })
+        || matches!(words, [word] if split(word).1.is_dir() || by_ending(split(word).1))
 }
 
 /// `NAME=PATH` or `PATH`; a path that is there may have a `=` of its own.
