@@ -320,8 +320,47 @@ def flatbuffer() -> bytes:
     return b"\x10\0\0\0PTMF" + bytes(64)
 
 
+def doubling() -> bytes:
+    """40 functions, each of which calls the next twice: written into one another they have 2^40 nodes."""
+    archive = zips.Archive.read(saved(Plain))
+    code = archive.code()
+    functions = [
+        f"def f{i}(x: Tensor) -> Tensor:\n  return __torch__.f{i + 1}(__torch__.f{i + 1}(x, ), )\n" for i in range(40)
+    ]
+    last = "def f40(x: Tensor) -> Tensor:\n  return torch.neg(x)\n"
+    call = code.data.replace(b"    seq = self.seq\n", b"    x = __torch__.f0(x, )\n    seq = self.seq\n")
+    code.data = "".join(functions).encode() + last.encode() + call
+    return archive.write()
+
+
+def false_cast() -> bytes:
+    """An object that is read as a class with more attributes: the last lies in foreign memory."""
+    archive = zips.Archive.read(saved(Plain))
+    code = archive.code()
+    cast = b"    n = unchecked_cast(__torch__.Wide, annotate(Any, self.inner))\n    x = torch.add(x, n.z)\n"
+    attributes = "".join(f"  a{i} : Tensor\n" for i in range(5000)) + "  z : Tensor\n"
+    forward = "  def forward(self: __torch__.Wide, x: Tensor) -> Tensor:\n    return x\n"
+    wide = "class Wide(Module):\n  __parameters__ = []\n  __buffers__ = []\n" + attributes + forward
+    code.data = code.data.replace(b"    seq = self.seq\n", cast + b"    seq = self.seq\n") + wide.encode()
+    return archive.write()
+
+
+def folded() -> Iterator[Case]:
+    """Constants that libtorch computes while it loads, in code that need not even run."""
+    for name, expression, word in [
+        ("remainder", "torch.remainder(7, 0)", "division by zero"),
+        ("floordiv", "torch.floordiv(-9223372036854775808, -1)", "overflow"),
+        ("ljust", 'torch.len(torch.ljust("x", 20000000000))', "characters"),
+        ("zfill", 'torch.len(torch.zfill("x", 3000000000))', "characters"),
+    ]:
+        yield Case(f"folded {name}", code_in_forward(f"x = torch.add(x, {expression})"), (word,), "differs")
+
+
 def cases() -> Iterator[Case]:
     """Every hostile file."""
+    yield from folded()
+    yield Case("doubling functions", doubling(), ("nodes",), "hangs")
+    yield Case("a false cast", false_cast(), ("Wide",), "differs")
     for name, (lines, libtorch, words) in SPELLINGS.items():
         yield Case(name, code_at_load(*lines), words, libtorch)
     yield Case("own method of an internal's name", own_method(), ("_reshape_alias",), "differs")
