@@ -118,8 +118,10 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         })
     });
     let given = said(&found.values);
-    let outputs = deadline::within(settings.timeout, || model.run(found.values))
-        .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
+    backend.set_optimising(false); // the only call
+    let outputs = deadline::within(settings.timeout, || model.run(found.values));
+    backend.set_optimising(true);
+    let outputs = outputs.map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
