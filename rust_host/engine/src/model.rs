@@ -93,11 +93,6 @@ impl Model {
         self.contract.as_ref()
     }
 
-    /// Every operator that its code calls, as the backend's library names them.
-    pub fn operators(&self) -> &[String] {
-        self.program.operators()
-    }
-
     /// Where it runs.
     pub fn device(&self) -> Device {
         self.program.device()

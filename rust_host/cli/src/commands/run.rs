@@ -118,10 +118,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         })
     });
     let given = said(&found.values);
-    // The only call. Autocast (a `with`, prim::Enter) is one of libtorch's optimisations: without them it does not happen.
-    backend.set_optimising(model.operators().iter().any(|o| o == "prim::Enter"));
     let outputs = deadline::within(settings.timeout, || model.run(found.values));
-    backend.set_optimising(true);
     let outputs = outputs.map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     if settings.draw && picture.is_none() {
