@@ -23,10 +23,6 @@ pub trait Backend: Send + Sync {
     /// `InvalidModel` if the library cannot load it, `Unavailable` if the device has no room.
     fn open(&self, archive: &Archive, device: Device) -> Result<Box<dyn Program>>;
 
-    /// Whether this thread's calls may spend time on making later calls faster (they may, until this is called). A program
-    /// that makes one call and ends is better off without: the first call of a small model takes 1 ms instead of 22.
-    fn set_optimising(&self, _on: bool) {}
-
     /// Number of threads that one call may use inside its operators.
     fn set_threads(&self, count: usize);
 

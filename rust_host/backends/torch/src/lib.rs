@@ -74,11 +74,6 @@ impl Backend for Torch {
         })
     }
 
-    fn set_optimising(&self, on: bool) {
-        // Should libtorch refuse, calls are only slower.
-        let _refused = tch::jit::f_set_graph_executor_optimize(on);
-    }
-
     fn set_threads(&self, count: usize) {
         tch::set_num_threads(i32::try_from(count.max(1)).unwrap_or(i32::MAX));
     }
