@@ -57,6 +57,7 @@ def begin(fault):
     for name in ("fsync", "replace", "rename"):
         wrap(name, getattr(os, name))
     if mode == "size":
+        sys.dont_write_bytecode = True  # Python would keep the part of a .pyc that fits, and break each later start
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault * 1000, fault * 1000))
         count = -10**9
     try:

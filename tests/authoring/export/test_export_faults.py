@@ -188,6 +188,8 @@ def test_a_full_disk_is_one_sentence_and_exit_1(
     done = run_command(
         "export",
         "some_nn_arch",
+        # without it Python would keep the 4096 bytes of a .pyc that fit, and break each later start
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
     )
     assert done.returncode == 1

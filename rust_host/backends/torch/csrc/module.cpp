@@ -1,11 +1,13 @@
 // A loaded TorchScript module: load, signatures, run.
 #include "guard.h"
 #include "value.h"
+#include <atomic>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <cstring>
 #include <set>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/runtime/jit_exception.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/torch.h>
@@ -35,6 +37,7 @@ struct Method {
   torch::jit::Method method;
   std::vector<bool> writes; // whether the graph may write to this argument
   bool needs_gradients;
+  bool scoped; // has a `with`: autocast is one, and one of libtorch's optimisations carries it out
   bool hooked; // forward of a module with hooks, which Method would skip
 };
 
@@ -49,11 +52,12 @@ template <class Visit> void for_each_node(torch::jit::Block *block, Visit &&visi
 }
 
 Method describe(const Module &module, const torch::jit::Method &method) {
-  Method m{method, {}, false, method.name() == "forward" && !(module.type()->getForwardHooks().empty() && module.type()->getForwardPreHooks().empty())};
+  Method m{method, {}, false, false, method.name() == "forward" && !(module.type()->getForwardHooks().empty() && module.type()->getForwardPreHooks().empty())};
   auto graph = torch::jit::toGraphFunction(method.function()).graph()->copy();
   torch::jit::Inline(*graph);
   for_each_node(graph->block(), [&](torch::jit::Node *node) {
     const std::string kind = node->kind().toQualString();
+    m.scoped |= kind == "prim::Enter";
     m.needs_gradients |= kind == "aten::grad" || kind == "aten::backward" || kind == "aten::requires_grad_";
   });
   torch::jit::AliasDb aliases(graph);
@@ -123,6 +127,7 @@ struct rh_module {
   std::vector<Method> methods;
   std::string operators;
   at::Device device = at::kCPU;
+  std::atomic<bool> was_called{false};
 };
 
 struct rh_result {
@@ -198,6 +203,10 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
       gradients.emplace(true);
     else
       inference.emplace();
+    // The first call makes nothing faster for later ones: for a process that makes one call that is 20 ms against 1.
+    std::optional<torch::jit::GraphOptimizerEnabledGuard> plain;
+    if (!module->was_called.exchange(true) && !m.hooked && !m.scoped && !m.needs_gradients)
+      plain.emplace(false);
 
     const auto &schema = m.method.function().getSchema();
     torch::jit::Stack stack;
