@@ -4,6 +4,7 @@
 mod array;
 mod command;
 mod error;
+mod map;
 mod model;
 mod signal;
 mod value;
@@ -29,5 +30,5 @@ fn threads(py: Python<'_>) -> PyResult<usize> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, model::Model, set_threads, threads, verdict::Verdict};
+    use super::{command::main, map::Mapped, model::Model, set_threads, threads, verdict::Verdict};
 }

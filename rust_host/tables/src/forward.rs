@@ -19,8 +19,8 @@ pub(crate) struct Forward<'m> {
     /// Rows that make a batch.
     pub enough: usize,
     pub on_error: OnError,
-    /// What rows are called in messages: the file's path.
-    pub shown: String,
+    /// The file's path, for messages; `None` for a table in memory.
+    pub shown: Option<String>,
     pub make_layout: Box<MakeLayout<'m>>,
     pub layout: Arc<OnceLock<Layout>>,
     pub collected: Vec<Piece>,
@@ -205,14 +205,16 @@ impl Forward<'_> {
     }
 
     fn named(&self, row: u64, failure: &Failure, passed: &Passed) -> Error {
-        let at = match passed {
-            Passed::Paths(paths) => format!("`{}`", paths.get(failure.row).map_or("", String::as_str)),
-            _ => format!("`{}`: row {}", self.shown, row + 1),
+        let at = match (passed, &self.shown) {
+            (Passed::Paths(paths), _) => format!("`{}`", paths.get(failure.row).map_or("", String::as_str)),
+            (_, Some(path)) => format!("`{path}`: row {}", row + 1),
+            (_, None) => format!("row {}", row + 1),
         };
         // The engine's own sentence about a picture begins with its path already.
         let message =
             if failure.what.starts_with(&at) { failure.what.clone() } else { format!("{at}: {}", failure.what) };
-        Error::invalid_input(message).hint("`--on-error null` goes on and leaves the outputs of such rows empty")
+        let option = if self.shown.is_some() { "--on-error null" } else { "on_error=\"null\"" };
+        Error::invalid_input(message).hint(format!("`{option}` goes on and leaves the outputs of such rows empty"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! One run: opens both sides, puts the steps together, and sums up.
 
+#[cfg(feature = "arrow")]
+use crate::arrow;
 #[cfg(feature = "batch")]
 use crate::parquet;
 use crate::{
@@ -36,9 +38,9 @@ pub(crate) enum Passed {
     Csv { bytes: Vec<u8>, fields: Vec<(u32, u32)>, delimiter: u8 },
     /// Paths of pictures.
     Paths(Vec<String>),
-    /// Columns of Parquet.
-    #[cfg(feature = "batch")]
-    Arrow(parquet::Cells),
+    /// Columns of record batches.
+    #[cfg(feature = "arrow")]
+    Arrow(arrow::Cells),
 }
 
 /// Some rows that were read: a chunk of a table, or one picture.
@@ -117,7 +119,7 @@ impl pipeline::Steps for Steps<'_> {
             (Decoder::Csv(parser), Raw::Chunk(chunk)) => parser.parse(chunk),
             (Decoder::Pictures { contract, input }, Raw::Picture(path)) => Ok(pictures::decode(&path, contract, input)),
             #[cfg(feature = "batch")]
-            (Decoder::Parquet(plan), Raw::Record(batch)) => parquet::decode(plan, &batch),
+            (Decoder::Parquet(plan), Raw::Record(batch)) => arrow::decode(plan, &batch),
             _ => Err(Error::internal("a piece came to another reader")),
         }
     }
@@ -127,7 +129,7 @@ impl pipeline::Steps for Steps<'_> {
         let bytes = batch.pieces.iter().map(|p| p.bytes).sum();
         let body = match self.text {
             #[cfg(feature = "batch")]
-            Text::Parquet => Body::Record(parquet::record(&batch, layout, self.fields.as_deref())?),
+            Text::Parquet => Body::Record(arrow::record(&batch, layout, self.fields.as_deref())?),
             text => Body::Text(encode::rows(&batch, layout, text)?),
         };
         Ok(Encoded { body, rows: batch.places.len() as u64, bytes })
@@ -187,7 +189,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         batching: opened.batching,
         enough: opened.enough,
         on_error: settings.on_error,
-        shown: settings.input.path().display().to_string(),
+        shown: Some(settings.input.path().display().to_string()),
         make_layout: Box::new(move |widths| Ok(columns::layout(contract, passed.clone(), widths, top_k))),
         layout: layout.clone(),
         collected: Vec::new(),
@@ -257,7 +259,7 @@ impl Sink {
         }
         #[cfg(feature = "batch")]
         if self.text == Text::Parquet {
-            let schema = parquet::schema(layout, self.fields.as_deref());
+            let schema = arrow::schema(layout, self.fields.as_deref());
             self.parquet = Some(parquet::Writer::new(&self.file, &self.path, schema)?);
         }
         self.file.write(&encode::header(layout, self.text))
