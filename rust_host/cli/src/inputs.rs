@@ -2,12 +2,11 @@
 //! the model's method and its contract, so nothing here needs libtorch.
 
 use rust_host_engine::{
-    Contract, Datatype, Error, Method, Result, Tensor, Type, Value, json, model::expected_type, npy, picture,
+    Contract, Datatype, Error, ErrorKind, Method, Result, Tensor, Type, Value, file, json, model::expected_type, npy,
+    picture,
 };
 use std::{
     ffi::{OsStr, OsString},
-    fs,
-    io::Read,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::Path,
 };
@@ -162,19 +161,15 @@ impl Gathering<'_> {
             if std::mem::replace(&mut self.stdin_is_read, true) {
                 return Err(Error::invalid_input("only one input can be read from stdin"));
             }
-            let mut bytes = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut bytes)
-                .map_err(|e| Error::unavailable(format!("stdin cannot be read: {e}")))?;
-            if bytes.is_empty() {
-                return Err(Error::invalid_input("stdin is empty"));
-            }
-            return Ok((told_by_content(bytes, "stdin", text_wanted)?, "stdin".to_owned()));
+            return Ok((told_by_content(file::read_stdin()?, "stdin", text_wanted)?, "stdin".to_owned()));
         }
         let path = Path::new(value);
         if !text_wanted && path.exists() {
             let shown = path.display().to_string();
-            return Ok((told_by_content(read(path)?, &shown, false)?, format!("`{shown}`")));
+            return Ok((
+                told_by_content(file::read(path, ErrorKind::InvalidInput)?, &shown, false)?,
+                format!("`{shown}`"),
+            ));
         }
         let text = value
             .to_str()
@@ -292,17 +287,6 @@ fn looks_like_a_path(text: &str) -> bool {
     }
     let ending = Path::new(text).extension().and_then(OsStr::to_str);
     text.contains('/') || ending.is_some_and(|e| (1..=5).contains(&e.len()) && e.chars().all(char::is_alphanumeric))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    if path.is_dir() {
-        return Err(Error::invalid_input(format!("`{}` is a folder, expected a file", path.display())));
-    }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    if bytes.is_empty() {
-        return Err(Error::invalid_input(format!("`{}` is empty", path.display())));
-    }
-    Ok(bytes)
 }
 
 fn told_by_content(bytes: Vec<u8>, shown: &str, text_wanted: bool) -> Result<Content> {
