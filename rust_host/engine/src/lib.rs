@@ -27,6 +27,7 @@ mod datatype;
 pub mod description;
 mod device;
 pub mod error;
+pub mod foreign;
 pub mod golden;
 pub mod interrupt;
 pub mod json;
@@ -42,6 +43,7 @@ mod scan_code;
 pub mod script;
 mod tensor;
 pub mod tokens;
+mod turns;
 pub mod value;
 pub mod zip;
 
