@@ -357,8 +357,12 @@ fn shown_shape(input: &Input) -> String {
 /// `InvalidInput` with the name that was meant, if one is near, and those there are.
 pub fn find_method(methods: &[Method], name: &str, path: &std::path::Path) -> Result<usize> {
     methods.iter().position(|m| m.name == name).ok_or_else(|| {
-        let near = methods.iter().map(|m| (strsim::normalized_damerau_levenshtein(&m.name, name), &m.name));
-        let near = near.filter(|(how_near, _)| *how_near > 0.6).max_by(|a, b| a.0.total_cmp(&b.0));
+        let how_near = |m: &Method| match !name.is_empty() && m.name.contains(name) {
+            true => 1.0,
+            false => strsim::normalized_damerau_levenshtein(&m.name, name),
+        };
+        let near = methods.iter().map(|m| (how_near(m), &m.name)).filter(|(near, _)| *near > 0.6);
+        let near = near.max_by(|a, b| a.0.total_cmp(&b.0));
         let meant = near.map_or(String::new(), |(_, name)| format!(", did you mean `{name}`?"));
         let all = methods.iter().map(|m| format!("`{}`", m.name)).collect::<Vec<_>>().join(", ");
         let has = if all.is_empty() { "no methods".to_owned() } else { all };
