@@ -1,7 +1,7 @@
 # ruff: noqa: UP006, UP035, UP045 - as torch.jit reads them
 """Models that keep state between calls, and some that only look so. (torch reads annotations as they stand.)"""
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -222,7 +222,7 @@ class WithoutGradients(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             y = x * 2
-        return y
+        return y + 1
 
 
 class WritesItsInput(nn.Module):
@@ -252,3 +252,25 @@ class ForkAlone(nn.Module):
 
 
 STATELESS = [Normalised, Local, WithoutGradients, WritesItsInput, InterfaceAlone, ForkAlone]
+
+
+@torch.jit.script
+class Answer:
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+
+class NoForward(nn.Module):
+    """As some files of other projects are: no `forward`, a dict of tensors in, an object in and out."""
+
+    @torch.jit.export
+    def generate(self, batch: Dict[str, torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+        return batch["foo"], batch["bar"]
+
+    @torch.jit.export
+    def make(self, x: torch.Tensor) -> Answer:
+        return Answer(x)
+
+    @torch.jit.export
+    def open(self, answer: Answer) -> torch.Tensor:
+        return answer.x

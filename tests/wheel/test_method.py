@@ -1,6 +1,7 @@
 """Methods other than `forward`."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from torch import nn
 import rust_host
 
 sys.path.insert(0, str(Path(__file__).parent))
-import stateful_models as models  # noqa: E402
+import stateful_models as models
+
+BINARY = Path(__file__).parents[2] / "target/release/rust-host"
 
 
 class Net(nn.Module):
@@ -95,3 +98,40 @@ def test_a_method_of_a_stateful_model_has_the_models_numbers(load, tmp_path):
     assert np.array_equal(model(sound, 16000), expected)
     assert np.array_equal(model.session()(sound, rate=16000), expected)
     assert rust_host.Model(tmp_path / "Speech.pt", method="reset_states")() is None
+
+
+def native(*words):
+    done = subprocess.run([BINARY, "run", *words, "--json", "--device", "cpu"], capture_output=True, check=False)
+    return json.loads(done.stdout)
+
+
+def test_the_binary_calls_methods_too_and_begins_where_the_file_does(load, tmp_path):
+    _, script = load(models.Speech())
+    sound = np.random.default_rng(2).standard_normal((1, 320)).astype(np.float32)
+    np.save(tmp_path / "x.npy", sound[:, :16])
+    np.save(tmp_path / "all.npy", sound)
+    with torch.inference_mode():
+        first = script(torch.from_numpy(sound[:, :16]), 16000).numpy()
+        whole = script.all_of(torch.from_numpy(sound), 16000).numpy()
+    path = tmp_path / "Speech.pt"
+    for _ in range(2):
+        outputs = native(path, "-i", f"x={tmp_path / 'x.npy'}", "-i", "rate=16000")["outputs"]
+        assert np.array_equal(np.array(outputs[0]["data"], np.float32), first)
+    words = ["-i", f"x={tmp_path / 'all.npy'}", "-i", "rate=16000"]
+    outputs = native(path, "--method", "all_of", *words)["outputs"]
+    assert np.array_equal(np.array(outputs[0]["data"], np.float32), whole)
+
+
+def test_a_file_without_forward_has_its_methods(load, tmp_path):
+    path = tmp_path / "NoForward.pt"
+    load(models.NoForward())
+    foo, bar = rust_host.Model(path, method="generate")({"foo": X, "bar": -X})
+    assert np.array_equal(foo, X)
+    assert np.array_equal(bar, -X)
+    with pytest.raises(rust_host.FailedError, match="Answer, which cannot leave the model"):
+        rust_host.Model(path, method="make")(X)
+    with pytest.raises(rust_host.InvalidInputError, match=r"`answer`.*Answer"):
+        rust_host.Model(path, method="open")(X)
+    np.savez(tmp_path / "batch.npz", foo=X, bar=-X)
+    outputs = native(path, "--method", "generate", "-i", f"batch={tmp_path / 'batch.npz'}")["outputs"]
+    assert np.array_equal(np.array(outputs[1]["data"], np.float32), -X)

@@ -16,7 +16,7 @@ from torch import nn
 import rust_host
 
 sys.path.insert(0, str(Path(__file__).parent))
-import stateful_models as models  # noqa: E402
+import stateful_models as models
 
 RANDOM = np.random.default_rng(0)
 CALLS = [RANDOM.standard_normal(2).astype(np.float32) for _ in range(24)]

@@ -147,7 +147,7 @@ fn info_shows_what_others_say_as_provisional() {
 fn info_says_that_a_model_keeps_state_and_lists_its_methods() {
     assert_snapshot!(host(&["info", "counter.torchscript"]).answer(), @r"
     no contract
-      file        counter.torchscript, 2.2 kB
+      file        counter.torchscript, 2.1 kB
       class       __torch__.Counter
       parameters  0 in 0 tensors, 0 bytes
       state       kept between calls, by its code: calls
