@@ -2,8 +2,8 @@
 //! the model's method and its contract, so nothing here needs libtorch.
 
 use rust_host_engine::{
-    Contract, Datatype, Error, ErrorKind, Method, Result, Tensor, Type, Value, file, json, model::expected_type, npy,
-    picture,
+    Contract, Datatype, Error, ErrorKind, Method, Result, Tensor, Type, Value, file, foreign::Provisional, json,
+    model::expected_type, npy, picture,
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -59,8 +59,13 @@ impl Given {
 ///
 /// # Errors
 /// `NotFound` for a file that is not there, `InvalidInput` for what cannot be read, fits no input or is ambiguous.
-pub(crate) fn gather(given: &[Given], method: &Method, contract: Option<&Contract>) -> Result<Inputs> {
-    let mut gathering = Gathering { method, contract, found: Inputs::default(), stdin_is_read: false };
+pub(crate) fn gather(
+    given: &[Given],
+    method: &Method,
+    contract: Option<&Contract>,
+    provisional: Option<&Provisional>,
+) -> Result<Inputs> {
+    let mut gathering = Gathering { method, contract, provisional, found: Inputs::default(), stdin_is_read: false };
     for word in given {
         let (name, value) = word.split(method);
         match name {
@@ -74,6 +79,8 @@ pub(crate) fn gather(given: &[Given], method: &Method, contract: Option<&Contrac
 struct Gathering<'a> {
     method: &'a Method,
     contract: Option<&'a Contract>,
+    /// Where there is no contract: what others say, which nobody checked.
+    provisional: Option<&'a Provisional>,
     found: Inputs,
     stdin_is_read: bool,
 }
@@ -196,13 +203,26 @@ impl Gathering<'_> {
                 Value::Tensor(self.as_the_contract_asks(name, datatype, tensor))
             }
             Content::Arrays(arrays) => self.one_of_arrays(name, &kind, datatype, arrays, shown)?,
-            Content::Picture(bytes) => {
-                Value::Tensor(picture::read(&bytes, self.contract, name, shown.trim_matches('`'))?)
-            }
+            Content::Picture(bytes) => Value::Tensor(self.picture(name, &bytes, shown.trim_matches('`'))?),
             Content::Text(text) => from_text(&text, &kind, datatype, &place(name, shown))?,
         };
         self.found.values.push((name.to_owned(), value));
         Ok(())
+    }
+
+    /// By the contract, else by a file of others, and says so.
+    fn picture(&mut self, name: &str, bytes: &[u8], shown: &str) -> Result<Tensor> {
+        let by = self.provisional.and_then(|by| Some((by, by.image.as_ref().filter(|i| i.input == name)?)));
+        let (None, Some((by, about))) = (self.contract, by) else {
+            return picture::read(bytes, self.contract, name, shown);
+        };
+        let tensor = picture::read_provisional(bytes, by, about, shown)?;
+        let size = about.size.map_or(String::new(), |s| format!("{} x {}, ", s.width, s.height));
+        self.found.notes.push(format!(
+            "input `{name}` is the picture as {size}{:?}, 0 to 1, by `{}`, not verified",
+            about.color, by.from
+        ));
+        Ok(tensor)
     }
 
     /// A `.npz` for one argument: its member of that name, its only one, or all of them for a list or a dict.
@@ -310,7 +330,7 @@ mod tests {
 
     fn gather_for(signature: &str, words: &[&str]) -> Result<Inputs> {
         let method = Method::parse(signature).unwrap();
-        gather(&words.iter().map(|w| Given::new(w.into())).collect::<Vec<_>>(), &method, None)
+        gather(&words.iter().map(|w| Given::new(w.into())).collect::<Vec<_>>(), &method, None, None)
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod description;
 mod device;
 pub mod error;
 pub mod file;
+pub mod foreign;
 pub mod golden;
 pub mod interrupt;
 pub mod json;
@@ -44,6 +45,7 @@ mod scan_code;
 pub mod script;
 mod tensor;
 pub mod tokens;
+mod turns;
 pub mod value;
 pub mod zip;
 
