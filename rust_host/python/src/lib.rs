@@ -3,6 +3,7 @@
 
 mod array;
 mod command;
+mod ending;
 mod error;
 mod map;
 mod model;
@@ -31,4 +32,10 @@ fn threads(py: Python<'_>) -> PyResult<usize> {
 mod _native {
     #[pymodule_export]
     use super::{command::main, map::Mapped, model::Model, set_threads, threads, verdict::Verdict};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::ending::register(module)
+    }
 }

@@ -104,7 +104,7 @@ fn values(batch: &RecordBatch, column: usize, input: &Input, wrong: &mut [Option
         })
     };
     let (child, starts) = if let Some(lists) = array.as_fixed_size_list_opt() {
-        (lists.values().clone(), (0..lists.len()).map(|i| (lists.value_offset_at(i) as usize, input.width)).collect())
+        (lists.values().clone(), (0..lists.len()).map(|i| (lists.value_offset_at(i), input.width)).collect())
     } else if let Some(lists) = array.as_list_opt::<i32>() {
         items_of(lists)
     } else if let Some(lists) = array.as_list_opt::<i64>() {

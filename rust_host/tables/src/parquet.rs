@@ -17,7 +17,7 @@ use parquet::{
     basic::Compression,
     file::properties::WriterProperties,
 };
-use rust_host_engine::{Error, Result, error::ErrorKind};
+use rust_host_engine::{Error, Result, error::ErrorKind, file};
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -39,7 +39,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn open(path: &Path, batch_size: usize) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = file::open(path, ErrorKind::InvalidInput)?;
         let wrong = |e: &dyn std::fmt::Display| {
             Error::invalid_input(format!("`{}`: it cannot be read as Parquet: {e}", path.display()))
         };
