@@ -31,6 +31,12 @@ $(VENV)/.installed: pyproject.toml uv.lock
 
 setup: $(VENV)/.installed ## Python packages in .venv
 
+# What only tests of tables need (500 MB); a moment where it is there already.
+$(VENV)/.tables: $(VENV)/.installed
+	$(call step,installing polars, duckdb, pyarrow and pandas for the tests (once))
+	@uv sync --frozen --inexact --extra authoring --group tables --compile-bytecode --quiet
+	@touch $@
+
 build: setup ## the native binary: target/release/rust-host
 	$(call step,building the native binary (the first time 2 minutes; most of it is the C++ of torch-sys))
 	@cargo build --release --locked --quiet
@@ -51,7 +57,7 @@ test-rust: build
 	@cargo test --locked --quiet
 	@cargo test --locked --quiet -p rust-host-python
 
-test-python: wheel
+test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
@@ -70,7 +76,7 @@ fuzz: build ## every reader of foreign bytes, then mutants of whole archives, ea
 	done
 	@python tests/hostile/mutate.py --count 1000000 --seed $$(date +%s) --seconds $$(( $(MINUTES) * 60 ))
 
-lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
+lint: wheel $(VENV)/.tables ## ruff, mypy, rustfmt, clippy; warnings are errors
 	$(call step,ruff)
 	@ruff check --quiet . && ruff format --check --quiet .
 	$(call step,mypy)

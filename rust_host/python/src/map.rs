@@ -8,6 +8,9 @@ use pyo3::{prelude::*, types::PyCapsule};
 use rust_host_engine::Model;
 use rust_host_tables::{self as tables, OnError};
 
+/// Names of columns in `repr`.
+const SHOWN: usize = 8;
+
 /// What `Model.map` gives: a table for anything that reads `__arrow_c_stream__`, as often as wanted.
 #[pyclass(frozen, module = "rust_host")]
 pub(crate) struct Mapped {
@@ -77,6 +80,9 @@ impl Mapped {
             0 => String::new(),
             n => format!(", {n} without outputs"),
         };
-        format!("<rust_host.Mapped {} rows{failed}: {}>", self.__len__(), self.columns().join(", "))
+        let names = &self.mapped.summary.columns;
+        let more = if names.len() > SHOWN { ", …" } else { "" };
+        let names = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        format!("<rust_host.Mapped {} rows{failed}: {names}{more}>", self.__len__())
     }
 }

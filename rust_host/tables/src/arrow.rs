@@ -142,6 +142,9 @@ fn items_of<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> (ArrayRef, Vec<(
     (lists.values().slice(first, last - first), places.collect())
 }
 
+/// Rows that are filled at a time: they stay in the cache while one column after the other is written into them.
+const BLOCK: usize = 128;
+
 /// The rows that are good, row by row.
 fn tensor(input: &Input, columns: &[Values], good: &[usize]) -> Result<Tensor> {
     fn rows<T: ArrowPrimitiveType, E: Copy + Default>(
@@ -151,17 +154,30 @@ fn tensor(input: &Input, columns: &[Values], good: &[usize]) -> Result<Tensor> {
         convert: impl Fn(T::Native) -> E,
     ) -> Vec<E> {
         let mut out = vec![E::default(); good.len() * width];
-        let mut offset = 0;
-        for column in columns {
-            let Some(array) = column.array.as_primitive_opt::<T>() else { continue };
-            let values = array.values();
-            for (row, out) in good.iter().zip(out.chunks_exact_mut(width.max(1))) {
-                let start = column.starts.as_ref().map_or(*row, |s| s.get(*row).copied().unwrap_or(0));
-                for (i, slot) in out.iter_mut().skip(offset).take(column.width).enumerate() {
-                    *slot = values.get(start + i).map_or_else(E::default, |v| convert(*v));
+        let width = width.max(1);
+        for (good, out) in good.chunks(BLOCK).zip(out.chunks_mut(BLOCK * width)) {
+            let mut offset = 0;
+            for column in columns {
+                let Some(array) = column.array.as_primitive_opt::<T>() else { continue };
+                let values = array.values();
+                match &column.starts {
+                    None => {
+                        for (&row, slot) in good.iter().zip(out.iter_mut().skip(offset).step_by(width)) {
+                            *slot = values.get(row).map_or_else(E::default, |v| convert(*v));
+                        }
+                    }
+                    Some(starts) => {
+                        for (&row, out) in good.iter().zip(out.chunks_exact_mut(width)) {
+                            let start = starts.get(row).copied().unwrap_or(0);
+                            let values = values.get(start..start + column.width).unwrap_or_default();
+                            for (slot, v) in out.iter_mut().skip(offset).zip(values) {
+                                *slot = convert(*v);
+                            }
+                        }
+                    }
                 }
+                offset += column.width;
             }
-            offset += column.width;
         }
         out
     }
@@ -286,18 +302,25 @@ fn output_array(batch: &Batch, layout: &Layout, column: &OutputColumn) -> ArrayR
         let start = (row as usize * width + at) * size;
         bytes.get(group as usize)?.get(start..start + size)
     });
+    // Without gaps the bits that say where they are need not be made, which takes longer than the values.
+    let whole = batch.places.iter().all(Option::is_some);
     fn primitive<'b, T: ArrowPrimitiveType, E: bytemuck::AnyBitPattern>(
         cells: impl Iterator<Item = Option<&'b [u8]>>,
+        whole: bool,
         convert: impl Fn(E) -> T::Native,
     ) -> ArrayRef
     where
         T::Native: ArrowNativeType,
     {
-        Arc::new(cells.map(|c| Some(convert(bytemuck::pod_read_unaligned(c?)))).collect::<PrimitiveArray<T>>())
+        let values = cells.map(|c| Some(convert(bytemuck::pod_read_unaligned(c?))));
+        Arc::new(match whole {
+            true => PrimitiveArray::<T>::from_iter_values(values.map(Option::unwrap_or_default)),
+            false => values.collect(),
+        })
     }
     macro_rules! plain {
         ($t:ident, $e:ty) => {
-            primitive::<types::$t, $e>(cells, |v| v)
+            primitive::<types::$t, $e>(cells, whole, |v| v)
         };
     }
     match column.datatype {
@@ -312,7 +335,7 @@ fn output_array(batch: &Batch, layout: &Layout, column: &OutputColumn) -> ArrayR
         Datatype::Int64 => plain!(Int64Type, i64),
         Datatype::Fp32 => plain!(Float32Type, f32),
         Datatype::Fp64 => plain!(Float64Type, f64),
-        Datatype::Fp16 => primitive::<types::Float32Type, half::f16>(cells, |v| v.to_f32()),
-        Datatype::Bf16 => primitive::<types::Float32Type, half::bf16>(cells, |v| v.to_f32()),
+        Datatype::Fp16 => primitive::<types::Float32Type, half::f16>(cells, whole, |v| v.to_f32()),
+        Datatype::Bf16 => primitive::<types::Float32Type, half::bf16>(cells, whole, |v| v.to_f32()),
     }
 }

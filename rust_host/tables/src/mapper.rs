@@ -2,18 +2,14 @@
 
 use crate::{
     OnError, Summary, arrow,
-    columns::{self, Layout},
-    forward::Forward,
+    forward::{Calls, Forward},
     pipeline::Stage,
     plan::{self, Plan},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use rust_host_engine::{Error, Model, Result, interrupt};
-use std::{
-    sync::{Arc, OnceLock},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 /// Rows of a call, as for Parquet: what a layer gives for them stays in the processor's cache.
 const CALL: usize = 4096;
@@ -64,16 +60,9 @@ pub fn map(
             mapped.push(mapper.map(&batch.slice(from, PIECE.min(batch.num_rows() - from)))?);
         }
     }
-    let layout = mapper.layout()?;
-    let summary = Summary {
-        rows: mapper.forward.rows,
-        failed: mapper.forward.failed,
-        first_failure: mapper.forward.first_failure.clone(),
-        columns: layout.names.clone(),
-        notes: mapper.plan.notes.iter().chain(&layout.notes).cloned().collect(),
-        seconds: start.elapsed().as_secs_f64(),
-    };
-    Ok(Mapped { schema: arrow::schema(layout, Some(&mapper.fields)), batches: mapped, summary })
+    let Mapper { plan, fields, forward } = mapper;
+    let schema = arrow::schema(forward.columns(), Some(&fields));
+    Ok(Mapped { schema, batches: mapped, summary: forward.summary(plan.notes, start) })
 }
 
 /// A model that maps batches of one schema, in order.
@@ -81,7 +70,6 @@ struct Mapper<'m> {
     plan: Plan,
     fields: Vec<Arc<Field>>,
     forward: Forward<'m>,
-    layout: Arc<OnceLock<Layout>>,
 }
 
 impl<'m> Mapper<'m> {
@@ -99,38 +87,22 @@ impl<'m> Mapper<'m> {
         let mut batching = plan::batching(contract, given)?;
         batching.most = batching.most.min(CALL.max(batching.least));
         let fields: Vec<Arc<Field>> = plan.passed.iter().filter_map(|&c| all.get(c).cloned()).collect();
-        let names: Vec<String> = fields.iter().map(|f| f.name().clone()).collect();
-        let layout = Arc::new(OnceLock::new());
-        let forward = Forward {
-            model,
+        let calls = Calls {
             inputs: plan.inputs.iter().map(|i| i.name.clone()).collect(),
             batching,
             enough: 1,
             on_error,
             shown: None,
-            make_layout: Box::new(move |widths| Ok(columns::layout(contract, names.clone(), widths, top_k))),
-            layout: layout.clone(),
-            collected: Vec::new(),
-            collected_rows: 0,
-            rows: 0,
-            failed: 0,
-            first_failure: None,
+            passed: fields.iter().map(|f| f.name().clone()).collect(),
+            top_k,
         };
-        Ok(Self { plan, fields, forward, layout })
+        Ok(Self { plan, fields, forward: Forward::new(model, contract, calls) })
     }
 
     fn map(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let piece = arrow::decode(&self.plan, batch)?;
         self.forward.add(piece)?;
         let batch = self.forward.run()?.ok_or_else(|| Error::internal("a batch has no rows"))?;
-        arrow::record(&batch, self.layout()?, Some(&self.fields))
-    }
-
-    /// That of the first outputs; where no row was run, the contract's own sizes have to do.
-    fn layout(&self) -> Result<&Layout> {
-        if self.layout.get().is_none() {
-            let _set = self.layout.set((self.forward.make_layout)(&[])?);
-        }
-        self.layout.get().ok_or_else(|| Error::internal("there are no columns"))
+        arrow::record(&batch, self.forward.columns(), Some(&self.fields))
     }
 }

@@ -6,11 +6,11 @@ use crate::arrow;
 use crate::parquet;
 use crate::{
     OnError, Settings, Source, Summary,
-    columns::{self, Layout},
+    columns::Layout,
     csv::{self, Parser},
     encode::{self, Text},
     file::AtomicFile,
-    forward::Forward,
+    forward::{Calls, Forward},
     pictures,
     pipeline::{self, Sizes},
     plan::{self, Batching},
@@ -181,23 +181,17 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     };
     // After the input: a wrong path there is the likelier mistake. Before the model runs: an hour's work needs a place.
     let file = AtomicFile::create(&settings.output)?;
-    let layout = Arc::new(OnceLock::new());
-    let (passed, top_k) = (opened.passed.clone(), settings.top_k);
-    let mut forward = Forward {
-        model,
+    let calls = Calls {
         inputs: opened.inputs,
         batching: opened.batching,
         enough: opened.enough,
         on_error: settings.on_error,
         shown: Some(settings.input.path().display().to_string()),
-        make_layout: Box::new(move |widths| Ok(columns::layout(contract, passed.clone(), widths, top_k))),
-        layout: layout.clone(),
-        collected: Vec::new(),
-        collected_rows: 0,
-        rows: 0,
-        failed: 0,
-        first_failure: None,
+        passed: opened.passed,
+        top_k: settings.top_k,
     };
+    let mut forward = Forward::new(model, contract, calls);
+    let layout = forward.layout();
     #[cfg(feature = "batch")]
     let fields = opened.fields.clone();
     let steps = Steps {
@@ -228,14 +222,10 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         Ok(())
     })?;
     // Without rows there is a header all the same.
-    sink.begin(layout.get_or_init(|| columns::layout(contract, opened.passed, &[], top_k)))?;
+    sink.begin(forward.columns())?;
     progress.finish();
     sink.finish()?;
-    let mut notes = opened.notes;
-    let columns = layout.get().map(|l| l.names.clone()).unwrap_or_default();
-    notes.extend(layout.get().into_iter().flat_map(|l| l.notes.clone()));
-    let Forward { rows, failed, first_failure, .. } = forward;
-    Ok(Summary { rows, failed, first_failure, columns, notes, seconds: start.elapsed().as_secs_f64() })
+    Ok(forward.summary(opened.notes, start))
 }
 
 /// Where rows go.

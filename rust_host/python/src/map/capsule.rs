@@ -3,7 +3,7 @@
 
 use crate::error::to_py;
 use arrow_array::{
-    RecordBatch, RecordBatchIterator, StructArray,
+    RecordBatch, RecordBatchIterator, RecordBatchOptions, StructArray,
     ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi},
     ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader},
 };
@@ -50,9 +50,10 @@ pub(crate) fn read(table: &Bound<'_, PyAny>) -> PyResult<Table> {
         let names = Schema::try_from(&schema).map_err(wrong)?;
         // SAFETY: array and schema came as a pair, and whoever made it vouches for its buffers as the interface says.
         let data = unsafe { from_ffi(array, &schema) }.map_err(wrong)?;
+        let rows = RecordBatchOptions::new().with_row_count(Some(data.len()));
         let (_, columns, _) = StructArray::from(data).into_parts();
         let schema = Arc::new(names);
-        let batch = RecordBatch::try_new(schema.clone(), columns).map_err(wrong)?;
+        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(wrong)?;
         return Ok(Table { schema, batches: Box::new(std::iter::once(Ok(batch))) });
     }
     let kind = table.get_type().name()?;

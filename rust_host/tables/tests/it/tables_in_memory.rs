@@ -51,6 +51,21 @@ fn a_bad_row_is_named_or_empty_and_counts_go_over_batches() {
 }
 
 #[test]
+fn the_first_bad_row_is_told_whatever_was_found_first() {
+    // 13 is found when rows are run, and the gap in another column before.
+    let columns: [(&str, ArrayRef); 4] = [
+        ("x.0", Arc::new(Float64Array::from(vec![1.0, 13.0, 2.0]))),
+        ("x.1", Arc::new(Float64Array::from(vec![Some(1.0), Some(1.0), None]))),
+        ("h.0", Arc::new(Float64Array::from(vec![0.0; 3]))),
+        ("h.1", Arc::new(Float64Array::from(vec![0.0; 3]))),
+    ];
+    let table = RecordBatch::try_from_iter(columns).unwrap();
+    let summary = map(&cell(), &table.schema(), [Ok(table)], OnError::Null, None).unwrap().summary;
+    assert_eq!(summary.first_failure.as_deref(), Some("row 2: RuntimeError: 13 is not allowed"));
+    assert_eq!(summary.failed, 2);
+}
+
+#[test]
 fn a_long_batch_is_run_in_calls_of_bounded_size_and_lists_are_found_in_slices() {
     let (seen, counts) = counter();
     let model = model("cell", move |inputs| {
