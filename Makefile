@@ -54,7 +54,7 @@ test: test-rust test-python ## every test: cargo and pytest
 
 test-rust: build
 	$(call step,cargo test)
-	@cargo test --locked --quiet
+	@cargo test --locked --quiet --features rust-host-cli/batch
 	@cargo test --locked --quiet -p rust-host-python
 
 test-python: wheel $(VENV)/.tables
@@ -84,6 +84,8 @@ lint: wheel $(VENV)/.tables ## ruff, mypy, rustfmt, clippy; warnings are errors
 	$(call step,rustfmt and clippy)
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@cargo clippy -p rust-host-tables -p rust-host-cli --features rust-host-cli/batch --all-targets --locked --quiet -- -D warnings
+	@cargo clippy -p rust-host-tables --all-targets --locked --quiet -- -D warnings
 
 dist: setup ## dist/rust-host-*.tar.xz: the binary with every library it needs
 	$(call step,building the self-contained archive)

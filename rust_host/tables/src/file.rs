@@ -15,6 +15,14 @@ pub(crate) struct AtomicFile {
     finished: bool,
 }
 
+/// The hidden file beside `target` that this process writes before it is whole. A door that ends the process in the middle
+/// of a run removes it.
+#[must_use]
+pub fn unfinished(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{}.part", std::process::id()))
+}
+
 impl AtomicFile {
     /// Begins a file; what is at `target` stays as it is until [`AtomicFile::finish`].
     ///
@@ -33,8 +41,7 @@ impl AtomicFile {
             return Err(Error::not_found(format!("`{}`: no such folder", folder.display()))
                 .hint(format!("`mkdir -p {}`", folder.display())));
         }
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = folder.join(format!(".{name}.{}.part", std::process::id()));
+        let temporary = unfinished(target);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&temporary);
         let file = file.map_err(|e| Error::io(target, "write", e))?;
         Ok(Self { target: target.to_owned(), temporary, file, finished: false })

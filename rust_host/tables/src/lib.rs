@@ -34,6 +34,7 @@ mod progress;
 mod run;
 mod source;
 
+pub use file::unfinished;
 #[cfg(feature = "arrow")]
 pub use mapper::{Mapped, map};
 pub use run::run;

@@ -17,7 +17,7 @@ use crate::{
     progress::Progress,
     source::Format,
 };
-use rust_host_engine::{Contract, Error, Model, Result, Tensor};
+use rust_host_engine::{Contract, Error, Model, Result, Tensor, interrupt};
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -224,6 +224,9 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     // Without rows there is a header all the same.
     sink.begin(forward.columns())?;
     progress.finish();
+    if interrupt::is_wanted() {
+        return Err(interrupt::error());
+    }
     sink.finish()?;
     Ok(forward.summary(opened.notes, start))
 }

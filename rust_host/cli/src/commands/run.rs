@@ -124,7 +124,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         })
     });
     let given = said(&found.values);
-    let outputs = deadline::within(settings.timeout, || model.run(found.values))
+    let outputs = deadline::within(settings.timeout, deadline::no_answer, || model.run(found.values))
         .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     if settings.draw && picture.is_none() {

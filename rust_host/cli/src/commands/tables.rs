@@ -1,12 +1,15 @@
 //! `run` with a table or a folder of pictures: files in, files out.
 
 use super::set_threads;
-use rust_host_engine::{Archive, Backends, DeviceRequest, Error, Model, Result, operators::Policy};
+use crate::deadline;
+use rust_host_engine::{Archive, Backends, DeviceRequest, Error, ErrorKind, Model, Result, operators::Policy};
 use rust_host_tables::{Format, OnError, Source, Summary};
 use std::{
     ffi::{OsStr, OsString},
+    fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 /// What to run, on what, and where to write.
@@ -27,6 +30,8 @@ pub(crate) struct Settings {
     pub batch_size: Option<usize>,
     /// Labels, where a number was asked for.
     pub top_k: Option<usize>,
+    /// Longest that reading, running and writing may take together.
+    pub timeout: Option<Duration>,
     /// Where to run.
     pub device: DeviceRequest,
     /// Threads inside operators.
@@ -111,5 +116,25 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     table.batch_size = settings.batch_size;
     table.top_k = settings.top_k;
     table.progress = true;
-    Ok((output.to_owned(), rust_host_tables::run(&model, &table)?))
+    let unfinished = rust_host_tables::unfinished(output);
+    let shown = output.display().to_string();
+    let late = move |limit: Duration| {
+        let text = format!("the run is not done within {} s, `{shown}` was not written", limit.as_secs_f64());
+        Error::new(ErrorKind::Timeout, text)
+    };
+    let give_up = {
+        let late = late.clone();
+        move |limit| {
+            let _gone = fs::remove_file(unfinished);
+            late(limit)
+        }
+    };
+    let start = Instant::now();
+    let summary = deadline::within(settings.timeout, give_up, || rust_host_tables::run(&model, &table));
+    let is_late = |limit: &Duration| start.elapsed() >= *limit;
+    let summary = summary.map_err(|e| match settings.timeout.filter(is_late) {
+        Some(limit) if e.kind == ErrorKind::Timeout => late(limit),
+        _ => e,
+    })?;
+    Ok((output.to_owned(), summary))
 }
