@@ -18,8 +18,9 @@ pub(crate) struct Calls {
     /// Names of the inputs, as pieces have their tensors.
     pub inputs: Vec<String>,
     pub batching: Batching,
-    /// Rows that make a batch.
+    /// Rows that make a batch, or bytes of their inputs that do.
     pub enough: usize,
+    pub enough_bytes: usize,
     pub on_error: OnError,
     /// The file's path, for messages; `None` for a table in memory.
     pub shown: Option<String>,
@@ -37,6 +38,7 @@ pub(crate) struct Forward<'m> {
     layout: Arc<OnceLock<Layout>>,
     collected: Vec<Piece>,
     collected_rows: usize,
+    collected_bytes: usize,
     rows: u64,
     failed: u64,
     /// The first row without outputs, and why.
@@ -57,6 +59,7 @@ type Group = Vec<Tensor>;
 impl<'a> Stage<Steps<'a>> for Forward<'_> {
     fn add(&mut self, piece: Piece) -> Result<bool> {
         self.collected_rows += piece.rows;
+        self.collected_bytes += piece.inputs.iter().map(Tensor::byte_len).sum::<usize>();
         let first = self.rows + (self.collected_rows - piece.rows) as u64;
         let failure = piece.failed.first().filter(|_| self.calls.on_error == OnError::Stop);
         let failure = failure.map(|f| self.named(first + f.row as u64, f, &piece.passed));
@@ -66,12 +69,13 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
             self.run()?;
             return Err(e);
         }
-        Ok(self.collected_rows >= self.calls.enough)
+        Ok(self.collected_rows >= self.calls.enough || self.collected_bytes >= self.calls.enough_bytes)
     }
 
     fn run(&mut self) -> Result<Option<Batch>> {
         let mut pieces = std::mem::take(&mut self.collected);
         let count = std::mem::take(&mut self.collected_rows);
+        self.collected_bytes = 0;
         let mut batch = Batch { places: vec![None; count], groups: Vec::new(), pieces: Vec::new() };
         // Pictures of one size are run together, whatever lies between them.
         let mut sizes: Vec<Together> = Vec::new();
@@ -128,6 +132,7 @@ impl<'m> Forward<'m> {
             layout: Arc::default(),
             collected: Vec::new(),
             collected_rows: 0,
+            collected_bytes: 0,
             rows: 0,
             failed: 0,
             first_failure: None,

@@ -91,6 +91,7 @@ impl<'m> Mapper<'m> {
             inputs: plan.inputs.iter().map(|i| i.name.clone()).collect(),
             batching,
             enough: 1,
+            enough_bytes: usize::MAX,
             on_error,
             shown: None,
             passed: fields.iter().map(|f| f.name().clone()).collect(),

@@ -17,12 +17,16 @@ use crate::{
     progress::Progress,
     source::Format,
 };
-use rust_host_engine::{Contract, Error, Model, Result, Tensor, interrupt};
+use rust_host_engine::{Contract, Device, Error, Model, Result, Tensor, interrupt};
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
 };
+
+/// Bytes of pictures that make a batch on a processor, where more at a time are no faster. Above 32 MiB the allocator has
+/// the kernel zero every page of a batch anew, which took as long as the decoding.
+const PICTURES: usize = 12 << 20;
 
 /// A row that cannot be read or run.
 #[derive(Debug)]
@@ -153,6 +157,7 @@ struct Opened<'a> {
     total: u64,
     /// Rows or pictures of a batch, and how many pieces may exist at a time.
     enough: usize,
+    enough_bytes: usize,
     in_flight: usize,
 }
 
@@ -169,7 +174,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     }
     let contract = plan::contract(model)?;
     let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let opened = open(settings, contract, workers)?;
+    let opened = open(settings, model, contract, workers)?;
     let text = match format {
         Format::Csv => Text::Separated(opened.delimiter),
         Format::Tsv => Text::Separated(b'\t'),
@@ -185,6 +190,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         inputs: opened.inputs,
         batching: opened.batching,
         enough: opened.enough,
+        enough_bytes: opened.enough_bytes,
         on_error: settings.on_error,
         shown: Some(settings.input.path().display().to_string()),
         passed: opened.passed,
@@ -278,7 +284,7 @@ impl Sink {
     }
 }
 
-fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
+fn open<'a>(settings: &Settings, model: &'a Model, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
     match &settings.input {
         Source::Csv(path) => {
             let rows = settings.batch_size;
@@ -300,6 +306,7 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 unit: "rows",
                 total: size,
                 enough: rows.unwrap_or(1),
+                enough_bytes: usize::MAX,
                 in_flight: 3 * workers + 4,
                 decoder: Decoder::Csv(Box::new(Parser {
                     plan,
@@ -346,6 +353,10 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 unit: "pictures",
                 total,
                 enough,
+                enough_bytes: match settings.batch_size {
+                    None if model.device() == Device::Cpu => PICTURES,
+                    _ => usize::MAX,
+                },
                 in_flight: 2 * enough + 2 * workers,
                 decoder: Decoder::Pictures { contract, input: image.input.clone() },
                 next: Box::new(move || Ok(paths.next().map(Raw::Picture))),
@@ -372,6 +383,7 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 total: table.rows,
                 // A batch is one piece, so that its columns pass as they are.
                 enough: 1,
+                enough_bytes: usize::MAX,
                 in_flight: 3 * workers + 4,
                 decoder: Decoder::Parquet(plan),
                 next: Box::new(move || Ok(table.next()?.map(Raw::Record))),

@@ -105,6 +105,8 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
             return Err(Error::invalid_input(format!("input `{name}` takes no pictures, by the model's contract")));
         }
     }
+    // 400 JPEGs of 640 x 480 took 2.6 s of processor time with threads that spin and 1.5 s with threads that sleep.
+    backends.let_waiting_threads_sleep();
     let backend = backends.open()?;
     // Its threads wait by spinning, which takes the cores away from those that read and write: 1,000,000 rows took 4.3 s
     // with 2 threads and 0.3 s with one, on 2 busy cores.
