@@ -236,7 +236,7 @@ def wide(work: Path, rows: int) -> None:
         try:
             seconds, _, memory = ours(model, path, work / f"out.{kind}")
         except SystemExit as e:
-            print(str(e).splitlines()[0])
+            print(json.loads(str(e).splitlines()[0])["error"]["message"])
             continue
         print(
             f"{'rust-host run, ' + kind:44}{rows / seconds:14,.0f} rows/s  {rows / seconds / forward:5.2f} x bare   {memory:6.0f} MB"
