@@ -33,7 +33,7 @@ setup: $(VENV)/.installed ## Python packages in .venv
 
 # What only tests of tables need (500 MB); a moment where it is there already.
 $(VENV)/.tables: $(VENV)/.installed
-	$(call step,installing polars, duckdb, pyarrow and pandas for the tests (once))
+	$(call step,installing the table libraries of the tests: polars duckdb pyarrow pandas (once))
 	@uv sync --frozen --inexact --extra authoring --group tables --compile-bytecode --quiet
 	@touch $@
 

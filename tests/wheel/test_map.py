@@ -348,8 +348,13 @@ def test_what_is_no_table_is_refused_in_a_sentence(model: rust_host.Model) -> No
         model.map(Once(3))
     with pytest.raises(rust_host.InvalidInputError, match="expected a capsule `arrow_array_stream`"):
         model.map(Once(of_pyarrow().schema.__arrow_c_schema__()))
-    with pytest.raises(rust_host.InvalidInputError, match="the table cannot be read"):
+    with pytest.raises(
+        rust_host.InvalidInputError, match="cannot be read: it has values of the type Float64, expected"
+    ):
         model.map(pl.Series([1.0, 2.0]))
+    rows = pa.StructArray.from_arrays([pa.array([1.0, 2.0])] * 3, ["x.0", "x.1", "x.2"], mask=pa.array([False, True]))
+    with pytest.raises(rust_host.InvalidInputError, match="cannot be read: a row is missing as a whole"):
+        model.map(pa.chunked_array([rows]))
     with pytest.raises(rust_host.InvalidInputError, match="unknown `on_error` `skip`, expected stop or null"):
         model.map(of_polars(), on_error="skip")  # type: ignore[arg-type]
 

@@ -3,11 +3,12 @@
 
 use crate::error::to_py;
 use arrow_array::{
-    RecordBatch, RecordBatchIterator, RecordBatchOptions, StructArray,
+    Array, ArrayReader, RecordBatch, RecordBatchIterator, RecordBatchOptions, StructArray,
+    cast::AsArray,
     ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi},
-    ffi_stream::{FFI_ArrowArrayStream, RecordBatchStreamReader},
+    ffi_stream::{ArrayStreamReader, FFI_ArrowArrayStream},
 };
-use arrow_schema::{ArrowError, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use pyo3::{intern, prelude::*, types::PyCapsule};
 use rust_host_engine::{Error, Result};
 use std::{ffi::CStr, sync::Arc};
@@ -35,9 +36,17 @@ pub(crate) fn read(table: &Bound<'_, PyAny>) -> PyResult<Table> {
         // SAFETY: a capsule of that name holds the address of such a structure, which stays where it is as long as the
         // capsule lives, and the GIL is held. It is moved out, which leaves a released one, as the interface wants it.
         let stream = unsafe { FFI_ArrowArrayStream::from_raw(stream) };
-        let reader = RecordBatchStreamReader::try_new(stream).map_err(wrong)?;
-        let schema = arrow_array::RecordBatchReader::schema(&reader);
-        return Ok(Table { schema, batches: Box::new(reader.map(|b| b.map_err(|e| unreadable(&e)))) });
+        // Not RecordBatchStreamReader, which forgets that a row may be missing as a whole.
+        let reader = ArrayStreamReader::try_new(stream).map_err(wrong)?;
+        let DataType::Struct(fields) = reader.field().data_type().clone() else {
+            let what = format!("it has values of the type {}, expected columns", reader.field().data_type());
+            return Err(wrong(ArrowError::CDataInterface(what)));
+        };
+        let schema = Arc::new(Schema::new(fields));
+        let of = schema.clone();
+        let batches =
+            reader.map(move |rows| rows.and_then(|rows| batch(&of, rows.as_struct())).map_err(|e| unreadable(&e)));
+        return Ok(Table { schema, batches: Box::new(batches) });
     }
     if let Some(method) = table.getattr_opt(intern!(py, "__arrow_c_array__"))? {
         let (schema, array) = method.call0()?.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>()?;
@@ -50,16 +59,22 @@ pub(crate) fn read(table: &Bound<'_, PyAny>) -> PyResult<Table> {
         let names = Schema::try_from(&schema).map_err(wrong)?;
         // SAFETY: array and schema came as a pair, and whoever made it vouches for its buffers as the interface says.
         let data = unsafe { from_ffi(array, &schema) }.map_err(wrong)?;
-        let rows = RecordBatchOptions::new().with_row_count(Some(data.len()));
-        let (_, columns, _) = StructArray::from(data).into_parts();
         let schema = Arc::new(names);
-        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &rows).map_err(wrong)?;
+        let batch = batch(&schema, &StructArray::from(data)).map_err(wrong)?;
         return Ok(Table { schema, batches: Box::new(std::iter::once(Ok(batch))) });
     }
     let kind = table.get_type().name()?;
     let what = format!("the table is {kind}, expected anything with `__arrow_c_stream__`");
     let hint = "Polars and pandas DataFrames, pyarrow Tables and DuckDB relations have it; arrays go to `model.run`";
     Err(to_py(py, &Error::invalid_input(what).hint(hint)))
+}
+
+fn batch(schema: &SchemaRef, rows: &StructArray) -> std::result::Result<RecordBatch, ArrowError> {
+    if rows.null_count() > 0 {
+        return Err(ArrowError::CDataInterface("a row is missing as a whole, expected missing values".to_owned()));
+    }
+    let count = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+    RecordBatch::try_new_with_options(schema.clone(), rows.columns().to_vec(), &count)
 }
 
 fn unreadable(error: &ArrowError) -> Error {
