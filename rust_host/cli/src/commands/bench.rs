@@ -1,7 +1,10 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
 use super::{model_name, set_threads};
-use crate::inputs::{self, Given};
+use crate::{
+    inputs::{self, Given},
+    worker::{self, Confinement},
+};
 use rust_host_engine::{
     Archive, Backends, Contract, Device, DeviceRequest, Error, Measurement, Model, Result, Tensor, Value,
     contract::Dim, golden, measure, operators::Policy,
@@ -24,6 +27,8 @@ pub(crate) struct Settings {
     pub threads: Option<usize>,
     /// Operators that the owner of this machine allows.
     pub policy: Policy,
+    /// What the model's process may do.
+    pub confinement: Confinement,
 }
 
 /// What was measured, and where.
@@ -61,15 +66,18 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         .hint("`--input NAME=FILE.npy`, as `rust-host run` takes it"));
     }
     let backend = backends.open()?;
+    let reads: Vec<PathBuf> = settings.inputs.iter().flat_map(Given::paths).collect();
+    let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
     let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
-    let (values, notes) = match golden {
+    let (values, mut notes) = match golden {
         Some(example) => (example.inputs.into_iter().map(|(n, t)| (n, Value::Tensor(t))).collect(), Vec::new()),
         None => {
             let found = inputs::gather(&settings.inputs, model.method(), contract.as_ref())?;
             (found.values, found.notes)
         }
     };
+    notes.extend(note);
     let axes = batch_axes(contract.as_ref(), &values);
     let batches: Vec<Option<i64>> = match (settings.batches.as_slice(), axes.is_empty()) {
         ([], false) if contract.is_some() => {

@@ -5,6 +5,7 @@ use crate::{
     deadline, drawing, folder,
     inputs::{self, Given},
     predictions::{self, Prediction},
+    worker::{self, Confinement},
 };
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Model, Result, Tensor, Value,
@@ -55,6 +56,8 @@ pub(crate) struct Settings {
     pub threads: Option<usize>,
     /// Operators that the owner of this machine allows.
     pub policy: Policy,
+    /// What the model's process may do.
+    pub confinement: Confinement,
 }
 
 /// What came out.
@@ -104,8 +107,14 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         None => None,
     };
     let backend = backends.open()?;
+    // Read already, unless the file does not say what it takes.
+    let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
+    let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
-    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
+    // A file's code may run while it is loaded.
+    let model = deadline::within(settings.timeout, || {
+        Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)
+    })?;
     let found = match early {
         Some(found) => found,
         None => inputs::gather(&settings.inputs, model.method(), contract.as_ref())?,
@@ -121,6 +130,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let outputs = deadline::within(settings.timeout, || model.run(found.values));
     let outputs = outputs.map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
+    notes.extend(note);
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
     }
@@ -136,10 +146,10 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         },
         (Target::Folder(path), Form::Npz) => {
             let bytes = npy::write_npz(&tensors(&outputs)?)?;
-            Leaving::Files(folder::write(&path, vec![folder::Entry { name: "outputs.npz".to_owned(), bytes }])?)
+            Leaving::Files(folder::write(&path, &[folder::Entry { name: "outputs.npz".to_owned(), bytes }])?)
         }
         (Target::Folder(path), form) => {
-            Leaving::Files(folder::write(&path, folder::entries(&outputs, form == Form::Json))?)
+            Leaving::Files(folder::write(&path, &folder::entries(&outputs, form == Form::Json))?)
         }
     };
     Ok(Outcome {
