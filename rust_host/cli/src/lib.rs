@@ -34,9 +34,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>, backends: &dyn Backends) ->
 
 fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> {
     let parsed = args::parse(args)?;
-    if let Some(code) = in_a_worker(&parsed)? {
-        return Ok(output::Answer::printed(code));
+    match in_a_worker(&parsed)? {
+        Some(code) => Ok(output::Answer::printed(code)),
+        None => worker::explain(answer_here(parsed, backends)),
     }
+}
+
+fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::Answer> {
     match parsed {
         args::Parsed::Show(text) => Ok(output::Answer::text(text)),
         args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),

@@ -1,7 +1,10 @@
 //! The worker's side. Its stdin is the socket at first; the real one comes over it.
 
-use super::channel::{Answer, Ask, Channel};
-use rust_host_engine::{Error, Result};
+use super::{
+    channel::{Answer, Ask, Channel},
+    parent::out_of_memory,
+};
+use rust_host_engine::{Error, ErrorKind, Result};
 use rust_host_tables::AtomicFile;
 use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use std::{
@@ -48,14 +51,41 @@ pub(crate) fn attach() -> Result<()> {
 /// What libtorch's parser gets as its stack while a file is loaded: address space, of which hardly anything is used.
 const STACK: u64 = 256 << 20;
 
+/// The bound, where there is one.
+static LIMIT: OnceLock<u64> = OnceLock::new();
+
 /// Bounds what this process may write to.
 ///
 /// # Errors
 /// `Unavailable` if the system refuses.
 pub(crate) fn limit_memory(bytes: u64) -> Result<()> {
+    LIMIT.get_or_init(|| bytes);
     let most = Some(bytes.saturating_add(STACK));
     setrlimit(Resource::Data, Rlimit { current: most, maximum: most })
         .map_err(|e| Error::unavailable(format!("the memory of this process cannot be limited: {e}")))
+}
+
+/// Names the bound where it is what an error comes from.
+///
+/// # Errors
+/// The same.
+pub(crate) fn explain<T>(result: Result<T>) -> Result<T> {
+    let Some(&limit) = LIMIT.get() else { return result };
+    result.map_err(|e| {
+        // Out of memory, as libtorch, the engine, the kernel, the dynamic loader and the standard library say it.
+        let by_libtorch = ["bad_alloc", "DefaultCPUAllocator", "enough memory", "temporarily unavailable"];
+        let by_others = ["memory", "(os error 11)", "(os error 12)", "segment from shared object", "spawn thread"];
+        let says = |signs: &[&str]| signs.iter().any(|sign| e.message.contains(sign));
+        let is_this = match e.kind {
+            ErrorKind::Unavailable | ErrorKind::Internal => says(&by_libtorch) || says(&by_others),
+            ErrorKind::Failed | ErrorKind::InvalidModel => says(&by_libtorch),
+            _ => false,
+        };
+        match is_this {
+            true => out_of_memory(limit).caused_by(e.message),
+            false => e,
+        }
+    })
 }
 
 fn ask(what: &Ask) -> Result<Option<OwnedFd>> {

@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use child::{attach, begin, finish, is_worker, limit_memory, said};
+pub(crate) use child::{attach, begin, explain, finish, is_worker, limit_memory, said};
 pub(crate) use parent::{Outputs, run, start};
 
 /// When a model is run in the sandbox.

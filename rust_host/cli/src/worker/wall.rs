@@ -148,3 +148,81 @@ fn seccomp() -> std::result::Result<(), Box<dyn std::error::Error>> {
     seccompiler::apply_filter(&BpfProgram::try_from(filter)?)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        net::{TcpListener, TcpStream, UdpSocket},
+        os::unix::{fs::PermissionsExt, net::UnixStream},
+        process::Command,
+        thread,
+    };
+
+    /// On a thread of its own, because it cannot be undone.
+    fn inside(reads: Vec<PathBuf>, what: impl FnOnce() + Send + 'static) {
+        let built = move || {
+            if let Err(why) = landlock(&reads) {
+                eprintln!("skipped: {why}");
+                return;
+            }
+            seccomp().unwrap();
+            what();
+        };
+        thread::spawn(built).join().unwrap();
+    }
+
+    fn is_refused<T>(result: io::Result<T>) -> bool {
+        result.err().is_some_and(|e| e.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    #[test]
+    fn no_file_is_read_written_made_or_changed_but_what_is_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (own, other, list) = (at("own"), at("other"), at("list"));
+        fs::create_dir(&own).unwrap();
+        for file in [own.join("in"), other.clone(), list.clone()] {
+            fs::write(file, "text").unwrap();
+        }
+        let new = at("new");
+        inside(vec![own.clone(), list.clone()], move || {
+            assert_eq!(fs::read_to_string(own.join("in")).unwrap(), "text");
+            assert_eq!(fs::read_dir(&own).unwrap().count(), 1);
+            assert_eq!(fs::read_to_string(&list).unwrap(), "text");
+            assert!(fs::read_to_string("/proc/cpuinfo").is_ok());
+            assert!(is_refused(fs::read(&other)) && is_refused(fs::read("/proc/self/environ")));
+            assert!(is_refused(fs::read_dir("/")) && is_refused(fs::read("/etc/passwd")));
+            for write in [&own.join("in"), &list, &other] {
+                assert!(is_refused(fs::OpenOptions::new().write(true).open(write)), "{write:?}");
+                assert!(is_refused(fs::set_permissions(write, fs::Permissions::from_mode(0o777))), "{write:?}");
+                assert!(is_refused(fs::remove_file(write)), "{write:?}");
+                assert!(is_refused(fs::rename(write, &new)), "{write:?}");
+            }
+            assert!(is_refused(fs::write(own.join("new"), "")) && is_refused(fs::create_dir(own.join("new"))));
+            assert!(is_refused(std::os::unix::fs::symlink("/etc/passwd", own.join("new"))));
+            assert!(thread::spawn(move || is_refused(fs::read("/etc/passwd"))).join().unwrap(), "a new thread too");
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn there_is_no_network_no_other_program_and_no_other_process() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        inside(Vec::new(), move || {
+            assert!(is_refused(TcpStream::connect(address)) && is_refused(TcpListener::bind("127.0.0.1:0")));
+            assert!(is_refused(UdpSocket::bind("127.0.0.1:0")) && is_refused(UnixStream::pair()));
+            assert!(is_refused(Command::new("/bin/true").status()));
+            let own = rustix::process::getpid();
+            let killed = rustix::process::kill_process(own, rustix::process::Signal::URG);
+            assert!(is_refused(killed.map_err(io::Error::from)));
+        });
+    }
+
+    #[test]
+    fn other_threads_would_be_outside_so_there_may_be_none() {
+        // This test has its runner's thread beside it.
+        assert!(build(&[]).unwrap_err().contains("threads already"));
+    }
+}
