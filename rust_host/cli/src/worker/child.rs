@@ -42,6 +42,8 @@ pub(crate) fn attach() -> Result<()> {
     answer.into_result()?;
     rustix::stdio::dup2_stdin(stdin.ok_or_else(|| lost(io::ErrorKind::InvalidData.into()))?)
         .map_err(|e| lost(e.into()))?;
+    // It was started by a link called `exe`.
+    let _named = rustix::thread::set_name(c"rust-host");
     // A crash shall not write the model's memory to the disk.
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     setrlimit(Resource::Core, none).map_err(|e| lost(e.into()))?;

@@ -5,7 +5,7 @@ use crate::host::{Ran, binary, floats, host, host_with, start};
 use std::{
     fs,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -64,32 +64,45 @@ fn a_file_that_reads_gets_nothing_in_the_sandbox_and_would_outside() {
     run(&READS, None, &["-i", "path=/proc/self/environ"]).refuses(1, &[]);
 }
 
+/// Starts the binary with an open stdin, for which it will wait.
+fn waiting(words: &[&str]) -> Child {
+    let mut command = Command::new(binary());
+    command.args(words).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).env_clear();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The worker of that process, or `None` when the process itself waits for its input.
+fn worker_of(process: u32) -> Option<String> {
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let read = |path: String| fs::read_to_string(path).unwrap_or_default();
+        let child = read(format!("/proc/{process}/task/{process}/children"));
+        let child = child.trim();
+        // Its own name comes with the program, a moment after the process.
+        if !child.is_empty() && read(format!("/proc/{child}/cmdline")).starts_with("rust-host: worker") {
+            return Some(child.to_owned());
+        }
+        if read(format!("/proc/{process}/wchan")).contains("pipe") {
+            return None;
+        }
+        assert!(Instant::now() < end, "neither a worker nor waiting");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 #[test]
 fn the_sandbox_is_there_by_default_for_files_without_a_contract_alone() {
-    let workers = |words: &[&str]| {
-        let mut child = Command::new(binary());
-        child.args(words).current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data")).env_clear();
-        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // It waits for its input.
-        let end = Instant::now() + Duration::from_secs(20);
-        let children = format!("/proc/{0}/task/{0}/children", child.id());
-        let mut found = String::new();
-        while found.is_empty() && Instant::now() < end {
-            let waits = fs::read_to_string(format!("/proc/{}/wchan", child.id())).unwrap_or_default();
-            found = fs::read_to_string(&children).unwrap();
-            if found.is_empty() && waits.contains("pipe") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
+    let has_worker = |words: &[&str]| {
+        let mut child = waiting(words);
+        let worker = worker_of(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
-        found
+        worker.is_some()
     };
-    assert!(!workers(&["run", "plain.torchscript", "-i", "-"]).is_empty());
-    assert!(workers(&["run", "plain.torchscript", "-i", "-", "--sandbox", "off"]).is_empty());
-    assert!(workers(&["run", "classifier.torchscript", "-i", "-"]).is_empty());
-    assert!(!workers(&["run", "classifier.torchscript", "-i", "-", "--sandbox", "on"]).is_empty());
+    assert!(has_worker(&["run", "plain.torchscript", "-i", "-"]));
+    assert!(!has_worker(&["run", "plain.torchscript", "-i", "-", "--sandbox", "off"]));
+    assert!(!has_worker(&["run", "classifier.torchscript", "-i", "-"]));
+    assert!(has_worker(&["run", "classifier.torchscript", "-i", "-", "--sandbox", "on"]));
 }
 
 #[test]
@@ -116,7 +129,7 @@ fn an_honest_model_gives_the_same_in_the_sandbox_to_every_kind_of_output() {
     assert_eq!(names(&out), ["%2E.%2F..%2Fup.npy", "%2Ehidden.npy", "%73%61%6D%65.npy", "Same.npy", "a%2Fb.npy"]);
     host(&["verify", "cell.torchscript", "--sandbox", "on"]).answer();
     host(&["bench", "cell.torchscript", "--sandbox", "on", "--seconds", "0.01"]).answer();
-    // The file says nothing of its inputs in its text only if it is read after loading; a path still works.
+    // `bench` reads its inputs after the model was loaded.
     let npy = folder.path().join("x.npy");
     fs::write(&npy, floats("(1, 2)", &[1.0, 0.0])).unwrap();
     let input = format!("x={}", npy.display());
@@ -131,7 +144,6 @@ fn tables_and_pictures_go_through_the_sandbox() {
     let words = ["run", "cell.torchscript", "--sandbox", "on", "-i", &at("rows.csv"), "-o", &at("out.csv")];
     host(&words).answer();
     assert_eq!(fs::read_to_string(at("out.csv")).unwrap(), "id,total.0,total.1,count\na,2.5,4.0,3\nb,6.0,8.25,7\n");
-    // Into itself, and an error leaves it.
     host(&["run", "cell.torchscript", "--sandbox", "on", "-i", &at("rows.csv"), "-o", &at("no/out.csv")])
         .refuses(2, &["no`: no such folder", "mkdir -p"]);
     let left = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/left.png");
@@ -163,9 +175,9 @@ fn a_model_that_never_ends_ends_at_the_timeout() {
 #[test]
 fn memory_that_is_not_there_is_a_sentence_at_every_size() {
     let (mut short, mut enough) = (0, 0);
-    // The model makes 400 MB of numbers, and the host a text of some of them.
+    // The model makes 80 MB of numbers, and the host more of them when it shows some.
     for size in ["1B", "1kB", "1MB", "30MB", "60MB", "90MB", "120MB", "200MB", "300MB", "400MB", "500MB", "3GB"] {
-        let words = ["run", "large.torchscript", "-i", "n=100000000", "--max-memory", size, "--sandbox", "off"];
+        let words = ["run", "large.torchscript", "-i", "n=10000000", "--max-memory", size, "--sandbox", "off"];
         let ran = host(&words);
         match ran.code {
             Some(0) => enough += 1,
@@ -176,19 +188,39 @@ fn memory_that_is_not_there_is_a_sentence_at_every_size() {
         }
     }
     assert!(short >= 7 && enough >= 1, "{short} {enough}");
+    let words = ["-i", "n=100000000000", "--sandbox", "on", "--max-memory", "300MB"];
+    host(&[&["run", "large.torchscript"], &words[..]].concat()).refuses(1, &["--max-memory", "300.0 MB"]);
+    host(&["verify", "cell.torchscript", "--max-memory", "1B"]).refuses(1, &["--max-memory"]);
+    host(&["verify", "cell.torchscript", "--max-memory", "1GB"]).answer();
     host(&["run", "large.torchscript", "-i", "n=10", "--max-memory", "0MB"]).refuses(2, &["a size as 500MB or 2GB"]);
     host(&["run", "large.torchscript", "-i", "n=10", "--max-memory", "500"]).refuses(2, &["a size as 500MB or 2GB"]);
 }
 
 #[test]
-fn a_death_of_the_worker_is_a_sentence() {
-    let mut shell = Command::new("/bin/sh");
-    // The worker waits for its input; whoever kills it plays the model that crashes.
-    let line = "sleep 20 | \"$0\" run plain.torchscript -i - & sleep 0.2; i=0; \
-        until pid=$(cat /proc/[0-9]*/stat 2>/dev/null | grep -a '(rust-host) S' | awk -v me=$! '$4==me {print $1}') && [ -n \"$pid\" ]; \
-        do sleep 0.1; i=$((i+1)); [ $i -gt 100 ] && exit 9; done; kill -SEGV $pid; wait $!";
-    shell.args(["-c", line]).arg(binary());
-    start(shell, b"").refuses(1, &["was ended by signal 11 (SIGSEGV)"]);
+fn a_worker_that_dies_is_a_sentence_and_one_whose_first_process_dies_goes_too() {
+    // Whoever kills it plays the model that crashes.
+    let kill = |signal: &str, process: &str| {
+        assert!(Command::new("kill").args(["-s", signal, process]).status().unwrap().success());
+    };
+    for (signal, said) in [("ABRT", "ended by signal 6 (SIGABRT)"), ("KILL", "out of memory")] {
+        let child = waiting(&["run", "plain.torchscript", "-i", "-"]);
+        kill(signal, &worker_of(child.id()).unwrap());
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && text.starts_with("error: ") && text.contains(said), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    for signal in ["INT", "KILL"] {
+        let mut child = waiting(&["run", "plain.torchscript", "-i", "-"]);
+        let worker = worker_of(child.id()).unwrap();
+        kill(signal, &child.id().to_string());
+        assert_eq!(child.wait().unwrap().code(), None, "ended by the signal, as without a worker");
+        let end = Instant::now() + Duration::from_secs(10);
+        while fs::read_to_string(format!("/proc/{worker}/cmdline")).is_ok_and(|c| !c.is_empty()) {
+            assert!(Instant::now() < end, "the worker lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 #[test]

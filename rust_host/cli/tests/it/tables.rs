@@ -117,7 +117,7 @@ fn a_run_that_is_ended_leaves_what_was_there_and_nothing_else() {
         assert!(Command::new("mkfifo").arg(&rows).status().unwrap().success());
         fs::write(&out, "before").unwrap();
         let mut child = Command::new(binary())
-            .args(["run", &model("cell"), "--sandbox", sandbox, "--batch-size", "10", "--input"])
+            .args(["run", &model("cell"), "--sandbox", sandbox, "--batch-size", "500", "--input"])
             .arg(&rows)
             .arg("--output")
             .arg(&out)
