@@ -14,7 +14,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::AsFd,
         unix::process::{CommandExt, ExitStatusExt},
     },
     path::{Component, Path, PathBuf},
@@ -96,7 +96,7 @@ pub(crate) fn start() -> Result<Worker> {
     let child = Command::new("/proc/self/exe")
         .arg0(NAME)
         .args(std::env::args_os().skip(1).collect::<Vec<OsString>>())
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdin(Stdio::from(theirs))
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
