@@ -99,7 +99,9 @@ pub(crate) fn enter(
     has_contract: bool,
     reads: &[PathBuf],
 ) -> Result<Option<String>> {
-    if wanted.sandbox == Sandbox::Off && wanted.memory.is_none() || !is_worker() && has_contract {
+    // In Python nothing can be given up, because it could not be had back; `needed` has refused what was asked for.
+    let nothing = wanted.sandbox == Sandbox::Off && wanted.memory.is_none() || !is_worker() && has_contract;
+    if nothing || !interrupted::is_the_program() {
         return Ok(None);
     }
     // What is wrong with the device is told when the model is opened.
@@ -113,7 +115,6 @@ pub(crate) fn enter(
     let confined = match gpu {
         _ if wanted.sandbox == Sandbox::Off => return Ok(None),
         Some(gpu) => Err(format!("{gpu} needs the files of its driver")),
-        None if !interrupted::is_the_program() => Err("the `rust-host` of the Python wheel has none".to_owned()),
         None if !is_worker() => Err("another process could not be started".to_owned()),
         None => wall::build(reads),
     };
