@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
+from torch import nn
 
 from py_authoring import atomic
 from py_authoring.errors import CheckpointError, NotFoundError
@@ -87,6 +88,21 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> dict[str, Any]:
             hint="a newer py-authoring wrote it",
         )
     return checkpoint
+
+
+def load_weights_into(model: nn.Module, saved: Mapping[str, Any], file: Path) -> None:
+    """Gives a model that model.py built the weights of a checkpoint that was read from `file`.
+
+    Raises:
+        CheckpointError: names or shapes are others.
+    """
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",
+            hint="model.py has changed since; train again",
+        ) from error
 
 
 def recipe_of(checkpoint: Mapping[str, Any], directory: Path) -> ResolvedRecipe:

@@ -11,7 +11,6 @@ from py_authoring import checkpoint as checkpoints
 from py_authoring import resuming
 from py_authoring.data import load_splits
 from py_authoring.device import choose_device
-from py_authoring.errors import CheckpointError
 from py_authoring.evaluation import Evaluation, evaluate
 from py_authoring.model_file import build_model
 from py_authoring.recipe import find_model, override_recipe
@@ -63,13 +62,7 @@ def evaluate_run(
     where = choose_device(resolved.recipe.training.device)
     resuming.seed_everything(resolved.recipe.training.seed)
     built = build_model(resolved)
-    try:
-        built.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",
-            hint="model.py has changed since; train again",
-        ) from error
+    checkpoints.load_weights_into(built, saved, file)
     evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels)
     folder = file.parent.parent
     picture = None

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from py_authoring import checkpoint as checkpoints
-from py_authoring.errors import CheckpointError, UsageError
+from py_authoring.errors import UsageError
 from py_authoring.model_file import build_model
 from py_authoring.recipe import ResolvedRecipe, load_recipe, override_recipe
 
@@ -75,13 +75,7 @@ def load_weights(
     recipe = trained.recipe.model_copy(update={"export": current.recipe.export})
     resolved = override_recipe(replace(trained, recipe=recipe), overrides=overrides, flags=flags)
     built = build_model(resolved)
-    try:
-        built.load_state_dict(saved["model"])
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",
-            hint="model.py has changed since; train again",
-        ) from error
+    checkpoints.load_weights_into(built, saved, file)
     return Weights(built.eval(), resolved, file, saved)
 
 

@@ -134,11 +134,20 @@ struct InputArg {
 }
 
 #[derive(Args)]
+struct MethodArg {
+    /// Call this method instead of `forward`; `rust-host info` lists those there are
+    #[arg(long, value_name = "NAME")]
+    method: Option<String>,
+}
+
+#[derive(Args)]
 struct RunArgs {
     /// A TorchScript file
     file: PathBuf,
     #[command(flatten)]
     input: InputArg,
+    #[command(flatten)]
+    method: MethodArg,
     /// Write one file for each output into this folder, or `-` for stdout; a .csv, .tsv, .jsonl or .parquet for a table
     #[arg(long, short = 'o', value_name = "DIR")]
     output: Option<PathBuf>,
@@ -179,6 +188,8 @@ struct BenchArgs {
     file: PathBuf,
     #[command(flatten)]
     input: InputArg,
+    #[command(flatten)]
+    method: MethodArg,
     /// Batch sizes (default: 1,8,32 where the contract leaves the batch free)
     #[arg(long, value_name = "N,…", value_delimiter = ',', allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
     batch: Vec<i64>,
@@ -282,6 +293,7 @@ fn settle(command: Command) -> Parsed {
             bench::Settings {
                 file: b.file,
                 inputs: given(b.input),
+                method: b.method.method,
                 batches: b.batch,
                 time: b.seconds,
                 device: b.device.device,
@@ -295,6 +307,7 @@ fn settle(command: Command) -> Parsed {
             file: r.file,
             words: r.input.input,
             output: r.output,
+            method: r.method.method,
             form: r.format.is_some(),
             on_error: match r.on_error {
                 OnErrorArg::Stop => OnError::Stop,
@@ -325,6 +338,7 @@ fn settle(command: Command) -> Parsed {
             Parsed::Run(run::Settings {
                 file: r.file,
                 inputs: given(r.input),
+                method: r.method.method,
                 target,
                 form,
                 top_k: usize::from(r.top_k.unwrap_or(3)),

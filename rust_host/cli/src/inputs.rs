@@ -2,12 +2,11 @@
 //! the model's method and its contract, so nothing here needs libtorch.
 
 use rust_host_engine::{
-    Contract, Datatype, Error, Method, Result, Tensor, Type, Value, json, model::expected_type, npy, picture,
+    Contract, Datatype, Error, ErrorKind, Method, Result, Tensor, Type, Value, file, foreign::Provisional, json,
+    model::expected_type, npy, picture,
 };
 use std::{
     ffi::{OsStr, OsString},
-    fs,
-    io::Read,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
@@ -68,8 +67,13 @@ impl Given {
 ///
 /// # Errors
 /// `NotFound` for a file that is not there, `InvalidInput` for what cannot be read, fits no input or is ambiguous.
-pub(crate) fn gather(given: &[Given], method: &Method, contract: Option<&Contract>) -> Result<Inputs> {
-    let mut gathering = Gathering { method, contract, found: Inputs::default(), stdin_is_read: false };
+pub(crate) fn gather(
+    given: &[Given],
+    method: &Method,
+    contract: Option<&Contract>,
+    provisional: Option<&Provisional>,
+) -> Result<Inputs> {
+    let mut gathering = Gathering { method, contract, provisional, found: Inputs::default(), stdin_is_read: false };
     for word in given {
         let (name, value) = word.split(method);
         match name {
@@ -83,6 +87,8 @@ pub(crate) fn gather(given: &[Given], method: &Method, contract: Option<&Contrac
 struct Gathering<'a> {
     method: &'a Method,
     contract: Option<&'a Contract>,
+    /// Where there is no contract: what others say, which nobody checked.
+    provisional: Option<&'a Provisional>,
     found: Inputs,
     stdin_is_read: bool,
 }
@@ -170,19 +176,15 @@ impl Gathering<'_> {
             if std::mem::replace(&mut self.stdin_is_read, true) {
                 return Err(Error::invalid_input("only one input can be read from stdin"));
             }
-            let mut bytes = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut bytes)
-                .map_err(|e| Error::unavailable(format!("stdin cannot be read: {e}")))?;
-            if bytes.is_empty() {
-                return Err(Error::invalid_input("stdin is empty"));
-            }
-            return Ok((told_by_content(bytes, "stdin", text_wanted)?, "stdin".to_owned()));
+            return Ok((told_by_content(file::read_stdin()?, "stdin", text_wanted)?, "stdin".to_owned()));
         }
         let path = Path::new(value);
         if !text_wanted && path.exists() {
             let shown = path.display().to_string();
-            return Ok((told_by_content(read(path)?, &shown, false)?, format!("`{shown}`")));
+            return Ok((
+                told_by_content(file::read(path, ErrorKind::InvalidInput)?, &shown, false)?,
+                format!("`{shown}`"),
+            ));
         }
         let text = value
             .to_str()
@@ -209,13 +211,26 @@ impl Gathering<'_> {
                 Value::Tensor(self.as_the_contract_asks(name, datatype, tensor))
             }
             Content::Arrays(arrays) => self.one_of_arrays(name, &kind, datatype, arrays, shown)?,
-            Content::Picture(bytes) => {
-                Value::Tensor(picture::read(&bytes, self.contract, name, shown.trim_matches('`'))?)
-            }
+            Content::Picture(bytes) => Value::Tensor(self.picture(name, &bytes, shown.trim_matches('`'))?),
             Content::Text(text) => from_text(&text, &kind, datatype, &place(name, shown))?,
         };
         self.found.values.push((name.to_owned(), value));
         Ok(())
+    }
+
+    /// By the contract, else by a file of others, and says so.
+    fn picture(&mut self, name: &str, bytes: &[u8], shown: &str) -> Result<Tensor> {
+        let by = self.provisional.and_then(|by| Some((by, by.image.as_ref().filter(|i| i.input == name)?)));
+        let (None, Some((by, about))) = (self.contract, by) else {
+            return picture::read(bytes, self.contract, name, shown);
+        };
+        let tensor = picture::read_provisional(bytes, by, about, shown)?;
+        let size = about.size.map_or(String::new(), |s| format!("{} x {}, ", s.width, s.height));
+        self.found.notes.push(format!(
+            "input `{name}` is the picture as {size}{:?}, 0 to 1, by `{}`, not verified",
+            about.color, by.from
+        ));
+        Ok(tensor)
     }
 
     /// A `.npz` for one argument: its member of that name, its only one, or all of them for a list or a dict.
@@ -302,17 +317,6 @@ fn looks_like_a_path(text: &str) -> bool {
     text.contains('/') || ending.is_some_and(|e| (1..=5).contains(&e.len()) && e.chars().all(char::is_alphanumeric))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    if path.is_dir() {
-        return Err(Error::invalid_input(format!("`{}` is a folder, expected a file", path.display())));
-    }
-    let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
-    if bytes.is_empty() {
-        return Err(Error::invalid_input(format!("`{}` is empty", path.display())));
-    }
-    Ok(bytes)
-}
-
 fn told_by_content(bytes: Vec<u8>, shown: &str, text_wanted: bool) -> Result<Content> {
     Ok(match () {
         () if text_wanted => Content::Text(utf8(bytes, shown)?),
@@ -334,7 +338,7 @@ mod tests {
 
     fn gather_for(signature: &str, words: &[&str]) -> Result<Inputs> {
         let method = Method::parse(signature).unwrap();
-        gather(&words.iter().map(|w| Given::new(w.into())).collect::<Vec<_>>(), &method, None)
+        gather(&words.iter().map(|w| Given::new(w.into())).collect::<Vec<_>>(), &method, None, None)
     }
 
     #[test]

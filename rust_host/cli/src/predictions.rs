@@ -1,6 +1,6 @@
 //! Output values → labels with probabilities, by the contract's labels and activation.
 
-use rust_host_engine::{Contract, Value, contract::Activation};
+use rust_host_engine::{Contract, Value, contract::Activation, foreign::Provisional};
 
 /// The most likely labels of one output.
 #[derive(Debug)]
@@ -13,13 +13,33 @@ pub(crate) struct Prediction {
 
 /// The `k` most likely labels of every row of every output that has labels.
 pub(crate) fn predict(contract: &Contract, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
+    let about = |name: &str| {
+        let about = contract.output(name)?;
+        Some((about.labels.as_deref()?, about.activation))
+    };
+    labelled(outputs, k, about)
+}
+
+/// The same by a file that nobody checked: only of outputs whose numbers it says to be probabilities.
+pub(crate) fn predict_provisional(by: &Provisional, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
+    let about = |name: &str| {
+        let entry = by.outputs.iter().find(|o| o.is.as_deref() == Some(name))?;
+        Some((entry.channels.as_slice(), Some(entry.activation?)))
+    };
+    labelled(outputs, k, about)
+}
+
+fn labelled<'l>(
+    outputs: &[(String, Value)],
+    k: usize,
+    about: impl Fn(&str) -> Option<(&'l [String], Option<Activation>)>,
+) -> Vec<Prediction> {
     let labelled = outputs.iter().filter_map(|(name, value)| {
         let Value::Tensor(tensor) = value else { return None };
-        let about = contract.output(name)?;
-        let labels = about.labels.as_ref()?;
+        let (labels, activation) = about(name)?;
         let width = usize::try_from(*tensor.shape().last()?).ok().filter(|w| *w == labels.len() && *w > 0)?;
         let values = tensor.to_f64_vec();
-        let rows = values.chunks_exact(width).map(|row| most_likely(row, labels, about.activation, k)).collect();
+        let rows = values.chunks_exact(width).map(|row| most_likely(row, labels, activation, k)).collect();
         Some(Prediction { output: name.clone(), rows })
     });
     labelled.collect()

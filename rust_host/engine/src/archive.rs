@@ -1,7 +1,7 @@
 //! A file → the parts of a TorchScript archive, or a sentence that says what the file is instead.
 
-use crate::{Contract, Error, Result, contract, zip::Zip};
-use std::{borrow::Cow, fs::File, io::Read, path::Path, sync::Arc};
+use crate::{Contract, Error, ErrorKind, Result, contract, file, zip::Zip};
+use std::{borrow::Cow, path::Path, sync::Arc};
 
 /// A TorchScript archive in memory. Every member's checksum was compared when it was opened.
 #[derive(Clone)]
@@ -22,7 +22,10 @@ impl Archive {
     /// `NotFound` or `Unavailable` if it cannot be read; `InvalidModel` if it is something else than a TorchScript
     /// archive (said what, and how to make one of it), or damaged.
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = read_file(path)?;
+        let bytes = file::read(path, ErrorKind::InvalidModel).map_err(|e| match path.is_dir() {
+            true => e.hint(format!("`{}/model.pt`, if that is where the model lies", path.display())),
+            false => e,
+        })?;
         Self::from_bytes(path, bytes.into())
     }
 
@@ -110,30 +113,6 @@ impl Archive {
             _ => Ok(()),
         }
     }
-}
-
-/// A file's bytes.
-///
-/// # Errors
-/// `NotFound`, `InvalidModel` for a folder or a file that is empty, `Unavailable` for what the system refuses.
-pub fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let shown = path.display();
-    let mut file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
-    let about = file.metadata().map_err(|e| Error::io(path, "read", e))?;
-    if about.is_dir() {
-        return Err(Error::invalid_model(format!("`{shown}` is a folder, expected a file"))
-            .hint(format!("`{shown}/model.pt`, if that is where the model lies")));
-    }
-    let size = usize::try_from(about.len()).unwrap_or(0);
-    let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact(size)
-        .map_err(|_| Error::unavailable(format!("`{shown}`: {size} bytes do not fit in memory")))?;
-    file.read_to_end(&mut bytes).map_err(|e| Error::io(path, "read", e))?;
-    if bytes.is_empty() {
-        return Err(Error::invalid_model(format!("`{shown}` is empty")));
-    }
-    Ok(bytes)
 }
 
 const SAVE: &str = "save it with `torch.jit.script(model.eval()).save(\"model.pt\")`";

@@ -1,6 +1,6 @@
 //! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
 
-use crate::{Archive, Device, DeviceRequest, Method, Result, Value, machine::LibtorchLocation};
+use crate::{Archive, Device, DeviceRequest, Error, Method, Result, Value, machine::LibtorchLocation};
 use std::sync::Arc;
 
 /// Runs one kind of file. One object a process; many threads may use it at once.
@@ -40,6 +40,20 @@ pub trait Program: Send + Sync {
 
     /// Every operator that the model's code calls, as the library names them: `aten::conv2d`, `prim::If`.
     fn operators(&self) -> &[String];
+
+    /// Whether a call changes what a later one computes: the model's code writes to its own attributes. Such a program is
+    /// called by one thread at a time.
+    fn is_stateful(&self) -> bool {
+        false
+    }
+
+    /// The program as it was when it was loaded, with a state of its own; asked for where [`Program::is_stateful`] is true.
+    ///
+    /// # Errors
+    /// `Unavailable` if the device has no room.
+    fn session(&self) -> Result<Box<dyn Program>> {
+        Err(Error::internal("this program keeps no state, so it has no sessions"))
+    }
 
     /// Calls the method of that index in [`Program::methods`]. `None` stands for an argument that was left out and has a
     /// default; there are exactly as many entries as arguments. Results lie in host memory and are the caller's alone.

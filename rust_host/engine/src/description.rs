@@ -2,6 +2,7 @@
 
 use crate::{
     Archive, Contract, Method, Result, Script,
+    foreign::{self, Foreign},
     pickle::{Id, Node, Pickle},
 };
 use serde::Serialize;
@@ -26,6 +27,11 @@ pub struct Description {
     pub operators: Vec<String>,
     /// Names and sizes of the extra files.
     pub extra_files: Vec<(String, u64)>,
+    /// Attributes that the code of its modules assigns: state between calls. Where there are none, the code may still write
+    /// into a buffer or a list; that is seen when it is loaded.
+    pub state: Vec<String>,
+    /// What files of others beside the model say, where there is no contract.
+    pub foreign: Foreign,
 }
 
 /// A tensor that is saved in the file.
@@ -74,8 +80,15 @@ impl Description {
             Walk { pickle: &pickle, script: &script, seen: HashSet::new(), found: BTreeMap::new(), order: Vec::new() };
         walk.visit(pickle.root(), String::new(), false);
         let Walk { mut found, order, .. } = walk;
+        let state: std::collections::BTreeSet<&String> = script.classes.values().flat_map(|c| &c.assigned).collect();
+        let state = state.into_iter().cloned().collect();
+        let contract = archive.contract()?;
+        let foreign = match contract {
+            Some(_) => Foreign::default(),
+            None => foreign::read(archive, methods.iter().find(|m| m.name == "forward")),
+        };
         Ok(Self {
-            contract: archive.contract()?,
+            contract,
             file_size: archive.bytes().len() as u64,
             format: archive.format()?,
             class,
@@ -83,6 +96,8 @@ impl Description {
             tensors: order.iter().filter_map(|name| found.remove(name)).collect(),
             operators: script.operators.into_iter().collect(),
             extra_files: archive.extra_files(),
+            state,
+            foreign,
         })
     }
 

@@ -139,7 +139,8 @@ impl Error {
     }
 }
 
-fn printable(text: &str) -> String {
+/// The text without control characters other than line breaks, cut at 4 KiB.
+pub(crate) fn printable(text: &str) -> String {
     let mut clean = String::with_capacity(text.len().min(LONGEST));
     for c in text.chars() {
         if clean.len() >= LONGEST {

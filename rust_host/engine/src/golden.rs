@@ -98,13 +98,18 @@ fn datatype_of(dtype: safetensors::Dtype) -> Option<Datatype> {
     })
 }
 
-/// Runs every golden example and compares.
+/// Runs every golden example and compares; each in a session of its own, where the model keeps state between calls.
 ///
 /// # Errors
-/// `InvalidContract` if the file has no contract or no examples, and what running says. A difference beyond the tolerance
+/// `InvalidContract` if the file has no contract or no examples, `InvalidInput` if the model calls another method than
+/// `forward`, and what running says. A difference beyond the tolerance
 /// is no error but a verdict that is not `ok`.
 pub fn verify(model: &Model) -> Result<Verdict> {
     let shown = model.archive().path().display();
+    if model.method().name != "forward" {
+        let name = &model.method().name;
+        return Err(Error::invalid_input(format!("golden examples are of `forward`, this model calls `{name}`")));
+    }
     let contract = model.contract().ok_or_else(|| {
         Error::invalid_contract(format!("`{shown}` has no contract, so there is nothing to verify"))
             .hint("`py-authoring export` writes one")
@@ -129,7 +134,10 @@ pub fn verify(model: &Model) -> Result<Verdict> {
         .collect();
     for example in &examples {
         let inputs = example.inputs.iter().map(|(n, t)| (n.clone(), Value::Tensor(t.clone()))).collect();
-        let results = model.run(inputs)?;
+        let results = match model.is_stateful() {
+            true => model.session()?.run(inputs)?,
+            false => model.run(inputs)?,
+        };
         for ((difference, (name, golden)), (_, got)) in outputs.iter_mut().zip(&example.outputs).zip(results) {
             let Value::Tensor(got) = got else {
                 return Err(Error::new(ErrorKind::Mismatch, format!("output `{name}` is no tensor")));

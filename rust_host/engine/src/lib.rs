@@ -9,7 +9,8 @@
 //! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
 //! 5. [`golden`] replays the file's own examples, [`measure()`] times it.
 //!
-//! [`machine`] says what this machine has. [`npy`], [`json`] and [`picture`] turn files into values and back. Nothing here prints, and nothing knows a door.
+//! [`machine`] says what this machine has. [`mod@file`] reads files, [`npy`], [`json`] and
+//! [`picture`] turn them into values and back. Nothing here prints, and nothing knows a door.
 //!
 //! ```
 //! use rust_host_engine::{Datatype, Tensor};
@@ -27,6 +28,8 @@ mod datatype;
 pub mod description;
 mod device;
 pub mod error;
+pub mod file;
+pub mod foreign;
 pub mod golden;
 pub mod interrupt;
 pub mod json;
@@ -42,6 +45,7 @@ mod scan_code;
 pub mod script;
 mod tensor;
 pub mod tokens;
+mod turns;
 pub mod value;
 pub mod zip;
 

@@ -176,6 +176,18 @@ fn limits_below(root: &Path) -> Limits {
     Limits { cgroup: Some(1), cpus, memory_bytes: memory.map(|b| b as u64) }
 }
 
+/// Bytes of memory that this process could still take without swapping; `None` where the system does not say.
+pub fn memory_left() -> Option<u64> {
+    memory_left_below(Path::new("/"))
+}
+
+fn memory_left_below(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/meminfo")).unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let free = line.and_then(|l| l.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).map(|k| k * 1024);
+    [free, limits_below(root).memory_bytes].into_iter().flatten().min()
+}
+
 /// CUDA, as far as it can be known without loading a library.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cuda {

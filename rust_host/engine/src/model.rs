@@ -6,16 +6,20 @@ use crate::{
     contract::{Dim, Input, Returns},
     error::ErrorKind,
     operators::Policy,
-    scan, value,
+    scan,
+    turns::Turns,
+    value,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A loaded model: what a door runs.
 pub struct Model {
     archive: Archive,
     contract: Option<Contract>,
-    program: Box<dyn Program>,
+    program: Arc<dyn Program>,
     method: usize,
+    /// Where it keeps state between calls.
+    turns: Option<Turns>,
 }
 
 impl Model {
@@ -52,7 +56,7 @@ impl Model {
         scan::scan(&archive, policy)?;
         let device = backend.device(device)?;
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
-        let program = backend.open(&archive, device).map_err(at)?;
+        let program: Arc<dyn Program> = backend.open(&archive, device).map_err(at)?.into();
         scan::check_operators(program.operators().iter().map(String::as_str), policy).map_err(at)?;
         let method = program.methods().iter().position(|m| m.name == "forward");
         let method = match (method, program.methods().first()) {
@@ -63,9 +67,45 @@ impl Model {
                     .hint("give it a `forward`, or mark a method with `@torch.jit.export`"));
             }
         };
-        let model = Self { archive, contract, program, method };
+        let turns = program.is_stateful().then(Turns::of_a_model);
+        let model = Self { archive, contract, program, method, turns };
         model.check_contract_against_arguments(&shown)?;
         Ok(model)
+    }
+
+    /// The model with another method to call. The contract describes `forward`; a call of another method is checked against
+    /// that method's own types alone, and its outputs are named as without a contract.
+    ///
+    /// # Errors
+    /// As [`find_method`].
+    pub fn calling(mut self, method: &str) -> Result<Self> {
+        self.method = find_method(self.program.methods(), method, self.archive.path())?;
+        if method != "forward" {
+            self.contract = None;
+        }
+        Ok(self)
+    }
+
+    /// Whether a call changes what a later one computes, because the model's code writes to its own attributes.
+    ///
+    /// Such a model belongs to the thread that calls it first; other callers take a [`Model::session`].
+    pub fn is_stateful(&self) -> bool {
+        self.turns.is_some()
+    }
+
+    /// The model as it was loaded, for one more caller: where it keeps state between calls, with a state of its own. A
+    /// session may move between threads, but two calls of it at once are refused. Its weights are shared with the model's
+    /// unless the model's code writes into them.
+    ///
+    /// # Errors
+    /// What [`Program::session`] says.
+    pub fn session(&self) -> Result<Self> {
+        let (program, turns) = match self.turns {
+            Some(_) => (self.program.session()?.into(), Some(Turns::of_a_session())),
+            None => (self.program.clone(), None),
+        };
+        let (archive, contract) = (self.archive.clone(), self.contract.clone());
+        Ok(Self { archive, contract, program, method: self.method, turns })
     }
 
     fn check_contract_against_arguments(&self, shown: &str) -> Result<()> {
@@ -132,7 +172,8 @@ impl Model {
     /// Runs the model with one value for each argument (see [`Model::bind`]) and returns what it returned.
     ///
     /// # Errors
-    /// `InvalidInput` if a tensor does not fit the contract, and what [`Program::run`] says.
+    /// `InvalidInput` if a tensor does not fit the contract, or a model that keeps state is called by another thread than
+    /// before or by two at once; and what [`Program::run`] says.
     pub fn call(&self, arguments: &[Option<Value>]) -> Result<Value> {
         if arguments.len() != self.method().arguments.len() {
             return Err(Error::invalid_input(format!(
@@ -145,6 +186,7 @@ impl Model {
         if let Some(contract) = &self.contract {
             check_inputs(contract, self.method(), arguments)?;
         }
+        let _turn = self.turns.as_ref().map(Turns::take).transpose()?;
         self.program.run(self.method, arguments)
     }
 
@@ -307,6 +349,27 @@ fn shown_shape(input: &Input) -> String {
         Dim::Named(name) => name.clone(),
     });
     format!("[{}]", dims.collect::<Vec<_>>().join(", "))
+}
+
+/// Where the method of that name is in a list.
+///
+/// # Errors
+/// `InvalidInput` with the name that was meant, if one is near, and those there are.
+pub fn find_method(methods: &[Method], name: &str, path: &std::path::Path) -> Result<usize> {
+    methods.iter().position(|m| m.name == name).ok_or_else(|| {
+        let how_near = |m: &Method| match !name.is_empty() && m.name.contains(name) {
+            true => 1.0,
+            false => strsim::normalized_damerau_levenshtein(&m.name, name),
+        };
+        let near = methods.iter().map(|m| (how_near(m), &m.name)).filter(|(near, _)| *near > 0.6);
+        let near = near.max_by(|a, b| a.0.total_cmp(&b.0));
+        let meant = near.map_or(String::new(), |(_, name)| format!(", did you mean `{name}`?"));
+        let all = methods.iter().map(|m| format!("`{}`", m.name)).collect::<Vec<_>>().join(", ");
+        let has = if all.is_empty() { "no methods".to_owned() } else { all };
+        let and = if meant.is_empty() { ", it has" } else { " It has" };
+        Error::invalid_input(format!("`{}` has no method `{name}`{meant}{and} {has}", path.display()))
+            .hint("`rust-host info` shows each with its types")
+    })
 }
 
 /// The type that an argument is written as, with what the contract adds.

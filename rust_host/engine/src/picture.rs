@@ -3,6 +3,7 @@
 use crate::{
     Contract, Datatype, Error, Result, Tensor,
     contract::{Color, Image, Layout},
+    foreign::Provisional,
 };
 use image::{DynamicImage, ImageReader, Limits, imageops::FilterType};
 use std::io::Cursor;
@@ -28,14 +29,40 @@ pub fn read(bytes: &[u8], contract: Option<&Contract>, input: &str, shown: &str)
         return Err(wrong(format!("no contract says how a picture becomes the input `{input}`"))
             .hint("give a .npy with the numbers, or export the model with an `image` section in its recipe"));
     };
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| wrong(e.to_string()))?;
+    let picture = decode(bytes).map_err(wrong)?;
+    to_tensor(picture, about, datatype).map_err(|e| wrong(e.message))
+}
+
+/// The same by a file that nobody checked ([`Provisional`]). It says the size, but not whether a picture of another shape is
+/// stretched, cut or padded to it.
+///
+/// # Errors
+/// `InvalidInput` if the picture cannot be decoded, is too large, or is wider or higher in proportion.
+pub fn read_provisional(bytes: &[u8], by: &Provisional, about: &Image, shown: &str) -> Result<Tensor> {
+    let wrong = |text: String| Error::invalid_input(format!("`{shown}`: {text}"));
+    let picture = decode(bytes).map_err(wrong)?;
+    if let Some(size) = about.size {
+        let (width, height) = (picture.width(), picture.height());
+        if u64::from(width) * u64::from(size.height) != u64::from(height) * u64::from(size.width) {
+            return Err(wrong(format!(
+                "the picture is {width} x {height}, `{}` says {} x {} and not how one becomes the other",
+                by.from, size.width, size.height
+            ))
+            .hint(format!("cut or pad it as {} does, then give the picture or a .npy", by.writer)));
+        }
+    }
+    let datatype = by.inputs.first().and_then(|i| i.datatype).unwrap_or(Datatype::Fp32);
+    to_tensor(picture, about, datatype).map_err(|e| wrong(e.message))
+}
+
+fn decode(bytes: &[u8]) -> std::result::Result<DynamicImage, String> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(LARGEST_SIDE);
     limits.max_image_height = Some(LARGEST_SIDE);
     limits.max_alloc = Some(MOST_BYTES);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|e| wrong(format!("the picture cannot be decoded: {e}")))?;
-    to_tensor(picture, about, datatype).map_err(|e| wrong(e.message))
+    reader.decode().map_err(|e| format!("the picture cannot be decoded: {e}"))
 }
 
 fn to_tensor(picture: DynamicImage, about: &Image, datatype: Datatype) -> Result<Tensor> {

@@ -15,6 +15,8 @@ pub struct Class {
     pub methods: Vec<Method>,
     /// Attributes that are parameters (weights).
     pub parameters: BTreeSet<String>,
+    /// Attributes that the methods of a module assign: state that outlives a call.
+    pub assigned: BTreeSet<String>,
 }
 
 /// All code of an archive.
@@ -75,9 +77,49 @@ impl Script {
                 header = None;
             }
         }
-        collect_operators(&tokens(text, file)?, &mut self.operators);
+        let tokens = tokens(text, file)?;
+        collect_operators(&tokens, &mut self.operators);
+        for (class, attribute) in assignments(&tokens) {
+            self.classes.entry(format!("{module}.{class}")).or_default().assigned.insert(attribute.to_owned());
+        }
         Ok(())
     }
+}
+
+/// Every `self.a.b = …` in a method of a module, as `(class, "b")`; not what is assigned to an object made in that method.
+fn assignments<'a>(tokens: &[Token<'a>]) -> Vec<(&'a str, &'a str)> {
+    let mut found = Vec::new();
+    let mut class = None;
+    let mut made_here = BTreeSet::new();
+    let starts = (0..tokens.len()).filter(|&i| i == 0 || tokens[i - 1].line < tokens[i].line);
+    let starts: Vec<usize> = starts.chain([tokens.len()]).collect();
+    for line in starts.windows(2) {
+        let [start, end] = *line else { continue };
+        let statement = &tokens[start..end];
+        let name = |i: usize| statement.get(i).filter(|t| t.kind == TokenKind::Ident).map(|t| t.text);
+        let sign = |i: usize, sign| statement.get(i).is_some_and(|t| t.is(sign));
+        match (name(0), name(1)) {
+            (Some("class"), Some(class_name)) if statement[0].column == 0 => {
+                class = Some(class_name).filter(|_| name(3) == Some("Module"));
+            }
+            (Some("def"), _) => made_here.clear(),
+            (Some(first), None) => {
+                let chain = (1..).step_by(2).take_while(|&i| sign(i, '.') && name(i + 1).is_some()).count();
+                let assigns = sign(2 * chain + 1, '=') && !sign(2 * chain + 2, '=');
+                match (class, name(2 * chain)) {
+                    (Some(class), Some(attribute)) if assigns && chain > 0 && !made_here.contains(first) => {
+                        found.push((class, attribute));
+                    }
+                    (Some(_), _) if assigns && statement.iter().any(|t| t.text == "__new__") => {
+                        made_here.insert(first);
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 /// Whether all brackets outside quotes are closed.
@@ -119,6 +161,34 @@ fn collect_operators(tokens: &[Token<'_>], operators: &mut BTreeSet<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_code_of_a_module_assigns_is_its_state() {
+        let code = r#"class M(Module):
+  _state : Tensor
+  sub : __torch__.N
+  def forward(self: __torch__.M,
+    x: Tensor) -> Tensor:
+    guard = __torch__.G.__new__(__torch__.G)
+    guard.prev = True
+    if torch.eq(x, x):
+      self._state = x
+    sub = self.sub
+    sub.count = 3
+    same = self._state == x
+    return torch.add(x, self._state, alpha=1)
+class G:
+  prev : bool
+  def __enter__(self: __torch__.G) -> NoneType:
+    self.prev = torch.is_grad_enabled()
+    return None
+"#;
+        let mut script = Script::default();
+        script.read_file("__torch__", code, "f").unwrap();
+        let assigned: Vec<_> = script.classes["__torch__.M"].assigned.iter().map(String::as_str).collect();
+        assert_eq!(assigned, ["_state", "count"]);
+        assert!(script.classes["__torch__.G"].assigned.is_empty());
+    }
 
     #[test]
     fn methods_parameters_and_operators_are_read_from_code() {

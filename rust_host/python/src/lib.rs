@@ -3,6 +3,7 @@
 
 mod array;
 mod command;
+mod ending;
 mod error;
 mod model;
 mod signal;
@@ -30,4 +31,10 @@ fn threads(py: Python<'_>) -> PyResult<usize> {
 mod _native {
     #[pymodule_export]
     use super::{command::main, model::Model, set_threads, threads, verdict::Verdict};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::ending::register(module)
+    }
 }

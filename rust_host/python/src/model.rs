@@ -15,17 +15,19 @@ use pyo3::{
 use rust_host_engine::{Archive, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy};
 use std::path::PathBuf;
 
-/// A TorchScript file, ready to run: `Model(path, device="auto", *, to="numpy", allow_operators=())`.
+/// A TorchScript file, ready to run: `Model(path, device="auto", *, method=None, to="numpy", allow_operators=())`.
 ///
 /// Args:
 ///     path: the file, with or without a contract.
 ///     device: "auto" (CUDA where it can be used), "cpu", "cuda" or "cuda:N"; a torch.device will do. "cuda" never falls
 ///         back to the processor.
+///     method: the method that is called, where it is not `forward`; the contract describes `forward` alone.
 ///     to: what results are made of, "numpy" arrays or "torch" tensors on the processor.
 ///     allow_operators: operators that the file may use although they are refused by default, such as
 ///         "aten::from_file"; only for a file that you trust.
 ///
-/// One model may be called from many threads at once; the GIL is released meanwhile.
+/// One model may be called from many threads at once; the GIL is released meanwhile. A model that keeps state between calls
+/// (`stateful`) belongs to the thread that calls it first: `session()` gives every other caller a state of its own.
 #[pyclass(frozen, module = "rust_host")]
 pub(crate) struct Model {
     /// `None` only while it is dropped.
@@ -47,13 +49,14 @@ impl Drop for Model {
 impl Model {
     #[new]
     #[pyo3(
-        signature = (path, device = None, *, to = "numpy", allow_operators = Vec::new()),
-        text_signature = "(path, device='auto', *, to='numpy', allow_operators=())"
+        signature = (path, device = None, *, method = None, to = "numpy", allow_operators = Vec::new()),
+        text_signature = "(path, device='auto', *, method=None, to='numpy', allow_operators=())"
     )]
     fn new(
         py: Python<'_>,
         path: PathBuf,
         device: Option<&Bound<'_, PyAny>>,
+        method: Option<String>,
         to: &str,
         allow_operators: Vec<String>,
     ) -> PyResult<Self> {
@@ -63,7 +66,14 @@ impl Model {
             let device = device.map_or_else(|| Ok(PyString::new(py, "auto")), PyAnyMethods::str)?;
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
             let policy = Policy { allowed: allow_operators.into_iter().collect() };
-            let open = || Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy);
+            let open = || {
+                let model =
+                    Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy)?;
+                match &method {
+                    Some(name) => model.calling(name),
+                    None => Ok(model),
+                }
+            };
             signal::watch();
             let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
             let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
@@ -72,7 +82,18 @@ impl Model {
         })
     }
 
-    /// Calls `forward` with its inputs in order or by name, and returns what it returned, nested in the same way.
+    /// The model as it was loaded, for one more caller: where it keeps state between calls, with a state of its own, and
+    /// otherwise the same model. A session may move between threads, but two calls of it at once are refused. A new session
+    /// is how one begins again.
+    fn session(&self, py: Python<'_>) -> PyResult<Self> {
+        guarded(py, || {
+            let engine = self.engine(py)?;
+            let session = py.detach(|| engine.session()).map_err(|e| to_py(py, &e))?;
+            Ok(Self { engine: Some(session), datatypes: self.datatypes.clone(), library: self.library })
+        })
+    }
+
+    /// Calls `forward`, or the method that was named, with its inputs in order or by name, and returns what it returned, nested in the same way.
     ///
     /// A tensor is taken from a NumPy array or anything with `__dlpack__`, without a copy unless it is big-endian,
     /// unaligned or backwards, or the model writes to it; from a list of numbers too. The caller's array is never changed.
@@ -92,7 +113,7 @@ impl Model {
         })
     }
 
-    /// Calls `forward` with inputs by name and returns the outputs by name, flat: the contract's names, else `output_0`, …
+    /// Calls it with inputs by name and returns the outputs by name, flat: the contract's names, else `output_0`, …
     /// and the keys of dicts. `to` overrides the model's own choice of "numpy" or "torch".
     #[pyo3(signature = (inputs, *, to = None))]
     fn run<'py>(&self, py: Python<'py>, inputs: &Bound<'py, PyAny>, to: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
@@ -172,6 +193,12 @@ impl Model {
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.engine(py)?.device().to_string())
+    }
+
+    /// Whether a call changes what a later one computes: the model's code writes to its own attributes.
+    #[getter]
+    fn stateful(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.engine(py)?.is_stateful())
     }
 
     /// The method that is called, with the types of its arguments: "forward(x: Tensor) -> Tensor".

@@ -23,7 +23,7 @@ use parquet::{
     basic::Compression,
     file::properties::WriterProperties,
 };
-use rust_host_engine::{Datatype, Error, Result, Tensor, error::ErrorKind};
+use rust_host_engine::{Datatype, Error, Result, Tensor, error::ErrorKind, file};
 use std::{
     fs::File,
     path::{Path, PathBuf},
@@ -45,7 +45,7 @@ pub(crate) struct Table {
 
 impl Table {
     pub(crate) fn open(path: &Path, batch_size: usize) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = file::open(path, ErrorKind::InvalidInput)?;
         let wrong = |e: &dyn std::fmt::Display| {
             Error::invalid_input(format!("`{}`: it cannot be read as Parquet: {e}", path.display()))
         };
@@ -165,7 +165,7 @@ fn values(batch: &RecordBatch, column: usize, input: &Input, wrong: &mut [Option
         })
     };
     let (child, starts) = if let Some(lists) = array.as_fixed_size_list_opt() {
-        (lists.values().clone(), (0..lists.len()).map(|i| (lists.value_offset_at(i) as usize, input.width)).collect())
+        (lists.values().clone(), (0..lists.len()).map(|i| (lists.value_offset_at(i), input.width)).collect())
     } else if let Some(lists) = array.as_list_opt::<i32>() {
         let length = |i| (lists.value_offsets()[i] as usize, lists.value_length(i) as usize);
         (lists.values().clone(), (0..lists.len()).map(length).collect::<Vec<_>>())

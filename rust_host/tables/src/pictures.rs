@@ -1,7 +1,7 @@
 //! Folders and lists of pictures → one piece a picture.
 
 use crate::run::{Failure, Passed, Piece};
-use rust_host_engine::{Contract, Error, Result, Tensor, picture};
+use rust_host_engine::{Contract, Error, ErrorKind, Result, Tensor, file, picture};
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -44,15 +44,15 @@ pub(crate) fn folder(folder: &Path) -> Result<Listing> {
 }
 
 /// One path a line, as it is; blank lines are skipped.
-pub(crate) fn list(file: &Path) -> Result<Listing> {
-    let open = fs::File::open(file).map_err(|e| Error::io(file, "open", e))?;
+pub(crate) fn list(path: &Path) -> Result<Listing> {
+    let open = file::open(path, ErrorKind::InvalidInput)?;
     let mut paths = Vec::new();
     for (i, line) in BufReader::new(open).lines().enumerate() {
         let line = line.map_err(|e| match e.kind() {
             std::io::ErrorKind::InvalidData => {
-                Error::invalid_input(format!("`{}`: line {} is no text, expected a path a line", file.display(), i + 1))
+                Error::invalid_input(format!("`{}`: line {} is no text, expected a path a line", path.display(), i + 1))
             }
-            _ => Error::io(file, "read", e),
+            _ => Error::io(path, "read", e),
         })?;
         if !line.trim().is_empty() {
             paths.push(PathBuf::from(line.trim_end_matches('\r')));
@@ -70,7 +70,7 @@ fn has_picture_ending(path: &Path) -> bool {
 pub(crate) fn decode(path: &Path, contract: &Contract, input: &str) -> Piece {
     let shown = path.display().to_string();
     let read = || -> Result<Tensor> {
-        let bytes = fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+        let bytes = file::read(path, ErrorKind::InvalidInput)?;
         let tensor = picture::read(&bytes, Some(contract), input, &shown)?;
         fits(contract, input, &tensor).map_err(|e| Error { message: format!("`{shown}`: {}", e.message), ..e })?;
         Ok(tensor)

@@ -1,5 +1,6 @@
 // A loaded TorchScript module: load, signatures, run.
 #include "guard.h"
+#include "state.h"
 #include "value.h"
 #include <atomic>
 #include <caffe2/serialize/read_adapter_interface.h>
@@ -127,6 +128,8 @@ struct rh_module {
   std::vector<Method> methods;
   std::string operators;
   at::Device device = at::kCPU;
+  rust_host::State state;
+  std::optional<Module> fresh; // as it was loaded, where its methods change it and copies can share its tensors
   std::atomic<bool> was_called{false};
 };
 
@@ -151,6 +154,20 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
       if (!is_hidden(method.name()))
         loaded->methods.push_back(describe(loaded->module, method));
     std::stable_partition(loaded->methods.begin(), loaded->methods.end(), [](const Method &m) { return m.method.name() == "forward"; });
+    loaded->state = rust_host::find_state(loaded->module);
+    if (loaded->state.kept) {
+      bool needs_gradients = false;
+      for (const auto &m : loaded->methods)
+        needs_gradients |= m.needs_gradients;
+      for (auto &m : loaded->methods) {
+        // What a call keeps must not be the caller's memory.
+        m.writes.assign(m.writes.size(), true);
+        // Nor a tensor of inference mode, where another method takes gradients of it.
+        m.needs_gradients = needs_gradients;
+      }
+      if (!loaded->state.in_memory)
+        loaded->fresh = rust_host::copy_of(loaded->module);
+    }
     // After the graphs were described: the checks are ours, not the model's.
     loaded->operators = operators_of(loaded->module);
     for (auto *function : loaded->module._ivalue()->compilation_unit()->get_functions())
@@ -161,6 +178,27 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
 }
 
 void rh_drop_module(rh_module *module) { delete module; }
+
+int32_t rh_state_of(const rh_module *module) {
+  return !module->state.kept ? RH_STATELESS : module->fresh ? RH_STATE_IN_ATTRIBUTES : RH_STATE_IN_MEMORY;
+}
+
+int32_t rh_session(const rh_module *module, rh_module **out, char **error) {
+  return guarded(error, RH_FAILED, [&] {
+    auto session = std::make_unique<rh_module>();
+    session->module = rust_host::copy_of(module->fresh.value());
+    session->fresh = module->fresh;
+    session->methods = module->methods;
+    for (auto &m : session->methods)
+      m.method = session->module.get_method(m.method.name());
+    session->operators = module->operators;
+    session->device = module->device;
+    session->state = module->state;
+    // The graphs are shared, and with them what earlier calls made faster.
+    session->was_called = module->was_called.load();
+    *out = session.release();
+  });
+}
 
 int32_t rh_methods(const rh_module *module, char **text, char **error) {
   return guarded(error, RH_INVALID_MODEL, [&] {

@@ -31,6 +31,12 @@ enum rh_status : int32_t {
   RH_INTERRUPTED = 6, // the function of rh_set_poll said so
 };
 
+enum rh_state : int32_t {
+  RH_STATELESS = 0,
+  RH_STATE_IN_ATTRIBUTES = 1, // methods assign attributes or change lists and dicts: rh_session gives a copy
+  RH_STATE_IN_MEMORY = 2,     // methods write into tensors: only loading again gives a copy
+};
+
 struct rh_tensor {
   void *data;             // first element
   const int64_t *sizes;   // valid while the owner lives
@@ -60,6 +66,10 @@ struct rh_result;
 // All of these return a status; if it is not RH_OK, *error is a text to be freed with rh_free_text.
 int32_t rh_load(const char *data, size_t size, int32_t cuda_index /* -1: cpu */, rh_module **out, char **error);
 void rh_drop_module(rh_module *);
+// What its methods keep between calls: one of the enum rh_state.
+int32_t rh_state_of(const rh_module *);
+// A module with RH_STATE_IN_ATTRIBUTES as it was loaded, with attributes of its own and the same weights.
+int32_t rh_session(const rh_module *, rh_module **out, char **error);
 // One signature a line, `forward(x: Tensor, k: int=2) -> Tensor`; freed with rh_free_text.
 int32_t rh_methods(const rh_module *, char **text, char **error);
 // Every operator of every function in the file, one a line, as libtorch names them.

@@ -22,6 +22,9 @@ pub(crate) const INVALID_MODEL: i32 = 4;
 pub(crate) const UNAVAILABLE: i32 = 5;
 pub(crate) const INTERRUPTED: i32 = 6;
 
+pub(crate) const STATELESS: i32 = 0;
+pub(crate) const STATE_IN_ATTRIBUTES: i32 = 1;
+
 #[repr(C)]
 pub(crate) struct RawTensor {
     pub data: *mut c_void,
@@ -61,6 +64,8 @@ unsafe extern "C" {
         error: *mut *mut c_char,
     ) -> i32;
     pub(crate) fn rh_drop_module(module: *mut RawModule);
+    pub(crate) fn rh_state_of(module: *const RawModule) -> i32;
+    pub(crate) fn rh_session(module: *const RawModule, out: *mut *mut RawModule, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_methods(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_operators(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_run(

@@ -66,12 +66,7 @@ impl Backend for Torch {
     }
 
     fn open(&self, archive: &Archive, device: Device) -> Result<Box<dyn Program>> {
-        let bytes = archive.bytes().clone();
-        on_a_large_stack(move || {
-            let module = shim::Module::load(&bytes, device)?;
-            let (methods, operators) = (module.methods()?, module.operators()?);
-            Ok(Box::new(TorchProgram { module: Some(module), methods, operators, device }) as Box<dyn Program>)
-        })
+        Ok(Box::new(TorchProgram::load(archive.bytes().clone(), device)?))
     }
 
     fn set_threads(&self, count: usize) {
@@ -86,9 +81,26 @@ impl Backend for Torch {
 struct TorchProgram {
     /// `None` only while it is dropped.
     module: Option<shim::Module>,
+    /// What it was loaded from.
+    bytes: Arc<[u8]>,
+    state: shim::State,
     methods: Vec<Method>,
     operators: Vec<String>,
     device: Device,
+}
+
+impl TorchProgram {
+    fn load(bytes: Arc<[u8]>, device: Device) -> Result<Self> {
+        on_a_large_stack(move || {
+            let module = shim::Module::load(&bytes, device)?;
+            let (state, methods, operators) = (module.state(), module.methods()?, module.operators()?);
+            Ok(Self { module: Some(module), bytes, state, methods, operators, device })
+        })
+    }
+
+    fn module(&self) -> Result<&shim::Module> {
+        self.module.as_ref().ok_or_else(|| Error::internal("the model is being dropped"))
+    }
 }
 
 impl Program for TorchProgram {
@@ -104,8 +116,27 @@ impl Program for TorchProgram {
         &self.operators
     }
 
+    fn is_stateful(&self) -> bool {
+        self.state != shim::State::None
+    }
+
+    fn session(&self) -> Result<Box<dyn Program>> {
+        Ok(Box::new(match self.state {
+            shim::State::InAttributes => Self {
+                module: Some(self.module()?.session()?),
+                bytes: self.bytes.clone(),
+                state: self.state,
+                methods: self.methods.clone(),
+                operators: self.operators.clone(),
+                device: self.device,
+            },
+            // Copies of tensors would lose which of them share memory; the file has it.
+            shim::State::None | shim::State::InMemory => Self::load(self.bytes.clone(), self.device)?,
+        }))
+    }
+
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
-        let module = self.module.as_ref().ok_or_else(|| Error::internal("the model is being dropped"))?;
+        let module = self.module()?;
         // The binary opens this library with a standard library of its own: a panic must not cross.
         panic::catch_unwind(AssertUnwindSafe(|| module.run(method, arguments)))
             .unwrap_or_else(|_| Err(Error::internal("the backend panicked")))

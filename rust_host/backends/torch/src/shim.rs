@@ -13,7 +13,19 @@ use std::{
 /// A module in libtorch's memory.
 pub(crate) struct Module(NonNull<ffi::RawModule>);
 
-// SAFETY: libtorch allows one module to be run, and dropped, by many threads: the shim changes nothing after loading.
+/// What a module's methods keep between calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Nothing.
+    None,
+    /// Attributes that they assign: [`Module::session`] gives a copy.
+    InAttributes,
+    /// Tensors that they write into: only loading again gives a copy.
+    InMemory,
+}
+
+// SAFETY: libtorch allows one module to be run, and dropped, by many threads: the shim changes nothing after loading, and
+// a module that changes itself is called by one thread at a time, which `Model` in the engine sees to.
 unsafe impl Send for Module {}
 // SAFETY: as above.
 unsafe impl Sync for Module {}
@@ -34,6 +46,23 @@ impl Module {
         let mut module = ptr::null_mut();
         // SAFETY: the bytes live during the call, which copies what it keeps.
         check(|error| unsafe { ffi::rh_load(bytes.as_ptr().cast(), bytes.len(), cuda, &raw mut module, error) })?;
+        NonNull::new(module).map(Self).ok_or_else(|| Error::internal("libtorch gave no module"))
+    }
+
+    pub(crate) fn state(&self) -> State {
+        // SAFETY: the module lives.
+        match unsafe { ffi::rh_state_of(self.0.as_ptr()) } {
+            ffi::STATELESS => State::None,
+            ffi::STATE_IN_ATTRIBUTES => State::InAttributes,
+            _ => State::InMemory,
+        }
+    }
+
+    /// The module as it was loaded, with attributes of its own and the same weights; for [`State::InAttributes`] alone.
+    pub(crate) fn session(&self) -> Result<Self> {
+        let mut module = ptr::null_mut();
+        // SAFETY: the module lives, and nothing changes the copy that it keeps of itself.
+        check(|error| unsafe { ffi::rh_session(self.0.as_ptr(), &raw mut module, error) })?;
         NonNull::new(module).map(Self).ok_or_else(|| Error::internal("libtorch gave no module"))
     }
 

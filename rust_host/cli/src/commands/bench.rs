@@ -1,13 +1,13 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
-use super::{model_name, set_threads};
+use super::{contract_of, load, model_name, set_threads};
 use crate::{
     inputs::{self, Given},
     worker::{self, Confinement},
 };
 use rust_host_engine::{
-    Archive, Backends, Contract, Device, DeviceRequest, Error, Measurement, Model, Result, Tensor, Value,
-    contract::Dim, golden, measure, operators::Policy,
+    Archive, Backends, Contract, Device, DeviceRequest, Error, Measurement, Result, Tensor, Value, contract::Dim,
+    golden, measure, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,6 +17,8 @@ pub(crate) struct Settings {
     pub file: PathBuf,
     /// Inputs as they were typed; by default the golden examples.
     pub inputs: Vec<Given>,
+    /// The method to call, where it is not `forward`.
+    pub method: Option<String>,
     /// Batch sizes; by default 1, 8, 32 where the batch is free.
     pub batches: Vec<i64>,
     /// How long to measure each.
@@ -53,15 +55,17 @@ pub(crate) struct Measured {
 /// `InvalidInput` if there is nothing to run it on or the batch cannot be changed, and what opening and running say.
 pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Measured> {
     let archive = Archive::open(&settings.file)?;
-    let contract = archive.contract()?;
+    let name = settings.method.as_deref();
+    let contract = contract_of(&archive, name)?;
     let golden = match &contract {
         Some(contract) if settings.inputs.is_empty() => golden::read(&archive, contract)?.into_iter().next(),
         _ => None,
     };
     if settings.inputs.is_empty() && contract.is_none() {
         return Err(Error::invalid_input(format!(
-            "`{}` has no golden examples, and no input was given to measure it with",
-            settings.file.display()
+            "`{}` has no golden examples{}, and no input was given to measure it with",
+            settings.file.display(),
+            name.map_or(String::new(), |name| format!(" of `{name}`"))
         ))
         .hint("`--input NAME=FILE.npy`, as `rust-host run` takes it"));
     }
@@ -69,15 +73,18 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
     let reads: Vec<PathBuf> = settings.inputs.iter().flat_map(Given::paths).collect();
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
-    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
-    let (values, mut notes) = match golden {
+    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?;
+    let (values, mut notes): (Vec<_>, _) = match golden {
         Some(example) => (example.inputs.into_iter().map(|(n, t)| (n, Value::Tensor(t))).collect(), Vec::new()),
         None => {
-            let found = inputs::gather(&settings.inputs, model.method(), contract.as_ref())?;
+            let found = inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?;
             (found.values, found.notes)
         }
     };
     notes.extend(note);
+    if model.is_stateful() {
+        notes.push("the model keeps state between calls: each call went on from the one before".to_owned());
+    }
     let axes = batch_axes(contract.as_ref(), &values);
     let batches: Vec<Option<i64>> = match (settings.batches.as_slice(), axes.is_empty()) {
         ([], false) if contract.is_some() => {

@@ -7,13 +7,33 @@ pub(crate) mod run;
 pub(crate) mod tables;
 pub(crate) mod verify;
 
-use rust_host_engine::{Archive, Backend, Contract};
+use rust_host_engine::{Archive, Backend, Contract, DeviceRequest, Model, Result, operators::Policy};
+
+/// Loads a model and says which method of it is to be called.
+fn load(
+    archive: Archive,
+    backend: &dyn Backend,
+    device: DeviceRequest,
+    policy: &Policy,
+    method: Option<&str>,
+) -> Result<Model> {
+    let model = Model::from_archive(archive, backend, device, policy)?;
+    match method {
+        Some(name) => model.calling(name),
+        None => Ok(model),
+    }
+}
 
 /// What a model is called: by its contract, else by its file.
 fn model_name(archive: &Archive, contract: Option<&Contract>) -> String {
     contract.map(|c| c.name.clone()).unwrap_or_else(|| {
         archive.path().file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned())
     })
+}
+
+/// The contract, which describes `forward` alone.
+fn contract_of(archive: &Archive, method: Option<&str>) -> Result<Option<Contract>> {
+    Ok(archive.contract()?.filter(|_| method.is_none_or(|name| name == "forward")))
 }
 
 /// Sets the number of threads that was asked for. Without one, libtorch's own number is lowered to what this process may

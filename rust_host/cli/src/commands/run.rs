@@ -1,6 +1,6 @@
 //! `run`: inputs → model → outputs, on the screen, in a folder or on stdout.
 
-use super::{model_name, set_threads};
+use super::{contract_of, load, model_name, set_threads};
 use crate::{
     deadline, drawing, folder,
     inputs::{self, Given},
@@ -8,8 +8,8 @@ use crate::{
     worker::{self, Confinement},
 };
 use rust_host_engine::{
-    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Model, Result, Tensor, Value,
-    error::ErrorKind, npy, operators::Policy,
+    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Result, Tensor, Value, error::ErrorKind,
+    model::find_method, npy, operators::Policy,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub file: PathBuf,
     /// Inputs as they were typed.
     pub inputs: Vec<Given>,
+    /// The method to call, where it is not `forward`.
+    pub method: Option<String>,
     /// Where outputs go.
     pub target: Target,
     /// What they look like; by default what suits the target.
@@ -99,11 +101,15 @@ pub(crate) enum Leaving {
 pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome> {
     let form = form(&settings)?;
     let archive = Archive::open(&settings.file)?;
-    let contract = archive.contract()?;
+    let name = settings.method.as_deref();
+    let contract = contract_of(&archive, name)?;
     // The file's own text says what the arguments are, so that wrong inputs are told before libtorch is loaded.
     let description = Description::read(&archive)?;
-    let early = match description.methods.first() {
-        Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref())?),
+    let at = name.map(|name| find_method(&description.methods, name, &settings.file)).transpose()?;
+    let method = description.methods.get(at.unwrap_or(0));
+    let provisional = description.foreign.provisional.as_ref().filter(|_| method.is_some_and(|m| m.name == "forward"));
+    let early = match method {
+        Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
         None => None,
     };
     let backend = backends.open()?;
@@ -113,28 +119,35 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     set_threads(backend.as_ref(), settings.threads);
     // A file's code may run while it is loaded.
     let model = deadline::within(settings.timeout, || {
-        Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)
+        load(archive, backend.as_ref(), settings.device, &settings.policy, name)
     })?;
     let found = match early {
         Some(found) => found,
-        None => inputs::gather(&settings.inputs, model.method(), contract.as_ref())?,
+        None => inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
     };
-    let picture = contract.as_ref().and_then(|c| {
-        let image = c.image.as_ref()?;
+    let image = contract.as_ref().and_then(|c| c.image.as_ref()).or(provisional.and_then(|p| p.image.as_ref()));
+    let picture = image.and_then(|image| {
         found.values.iter().find_map(|(n, v)| match v {
             Value::Tensor(t) if *n == image.input => Some(drawing::draw(t, image)),
             _ => None,
         })
     });
     let given = said(&found.values);
-    let outputs = deadline::within(settings.timeout, || model.run(found.values));
-    let outputs = outputs.map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
+    let outputs = deadline::within(settings.timeout, || model.run(found.values))
+        .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     notes.extend(note);
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
     }
-    let predictions = contract.as_ref().map(|c| predictions::predict(c, &outputs, settings.top_k)).unwrap_or_default();
+    let predictions = match (&contract, provisional) {
+        (Some(contract), _) => predictions::predict(contract, &outputs, settings.top_k),
+        (None, Some(by)) => predictions::predict_provisional(by, &outputs, settings.top_k),
+        (None, None) => Vec::new(),
+    };
+    if let (None, Some(by), Some(labelled)) = (&contract, provisional, predictions.first()) {
+        notes.push(format!("the labels of `{}` are by `{}`, not verified", labelled.output, by.from));
+    }
     let leaving = match (settings.target, form) {
         (Target::Screen, Form::Table) => Leaving::Table,
         (Target::Screen | Target::Stdout, Form::Json) => Leaving::Json,

@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub words: Vec<OsString>,
     /// The table to write.
     pub output: Option<PathBuf>,
+    /// A method was named, which no table can have.
+    pub method: Option<String>,
     /// A form was asked for, which only the ending of the output may say.
     pub form: bool,
     /// What a bad row does.
@@ -86,6 +88,12 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     })?;
     if settings.form {
         return Err(Error::invalid_input("the ending of `--output` says the form of a table, `--format` cannot"));
+    }
+    if let Some(method) = settings.method.as_ref().filter(|m| *m != "forward") {
+        return Err(Error::invalid_input(format!(
+            "a table needs the model's contract, which describes `forward` and not `{method}`"
+        ))
+        .hint("`--output DIR` writes the outputs of one call of any method"));
     }
     let archive = Archive::open(&settings.file)?;
     if let (Some(name), Some(contract)) = (name, archive.contract()?) {

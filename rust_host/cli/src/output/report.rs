@@ -9,6 +9,7 @@ use rust_host_engine::{
     BUILD, Contract, Description, Method,
     contract::{Dim, Input, Output},
     description::TensorEntry,
+    foreign::{Entry, Provisional},
     json,
     machine::LIBTORCH_VERSION,
 };
@@ -46,12 +47,17 @@ pub(crate) fn info(info: &Info, as_json: bool) -> Answer {
             "format": about.format,
             "class": about.class,
             "contract": about.contract,
+            "provisional": about.foreign.provisional,
+            // Without assigned attributes it may still write into a buffer or a list: not known before it is loaded.
+            "stateful": if about.state.is_empty() { Json::Null } else { Json::Bool(true) },
+            "state": about.state,
             "methods": about.methods.iter().map(method).collect::<Vec<_>>(),
             "parameters": entry(count, parameters, parameter_bytes),
             "buffers": entry(other_count, others, other_bytes),
             "tensors": about.tensors,
             "operators": about.operators,
             "extra_files": about.extra_files.iter().map(|(n, s)| json!({"name": n, "size": s})).collect::<Vec<_>>(),
+            "notes": about.foreign.notes,
         }));
     }
     let row = |name: &str, value: String| vec![name.to_owned(), value];
@@ -64,6 +70,9 @@ pub(crate) fn info(info: &Info, as_json: bool) -> Answer {
     if other_count > 0 {
         facts.push(row("buffers", tensors(other_count, others, other_bytes)));
     }
+    if !about.state.is_empty() {
+        facts.push(row("state", format!("kept between calls, by its code: {}", about.state.join(", "))));
+    }
     let name = about.contract.as_ref().map_or("no contract", |c| c.name.as_str());
     let mut text = format!("{name}\n");
     match &about.contract {
@@ -74,8 +83,46 @@ pub(crate) fn info(info: &Info, as_json: bool) -> Answer {
         }
         None => text.push_str(&table::columns(&facts)),
     }
+    text.extend(about.foreign.provisional.as_ref().map(provisional));
     text.push_str(&the_rest(about));
-    Answer::text(text)
+    Answer::text(text).notes(about.foreign.notes.clone())
+}
+
+/// What a file of others says, under its name.
+fn provisional(by: &Provisional) -> String {
+    let mut text = format!("provisional, by {} ({}), not verified\n", by.from, by.writer);
+    let mut rows = Vec::new();
+    let mut row = |name: &str, value: String| rows.push([name, &value].map(str::to_owned).to_vec());
+    for (name, value) in [("description", &by.description), ("task", &by.task)] {
+        if let Some(value) = value {
+            row(name, value.clone());
+        }
+    }
+    let entry = |e: &Entry| {
+        let datatype = e.datatype.map_or("", |d| d.as_str());
+        let mut parts = vec![e.name.clone(), datatype.to_owned(), dims(&e.dims)];
+        parts.extend(e.range.map(|[low, high]| format!("{} to {}", table::number(low), table::number(high))));
+        parts.extend(e.is.as_ref().map(|name| format!("(`{name}`)")));
+        parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    by.inputs.iter().for_each(|e| row("input", entry(e)));
+    by.outputs.iter().for_each(|e| row("output", entry(e)));
+    if let Some(image) = &by.image {
+        let size = image.size.map_or(String::new(), |s| format!(", {} x {}", s.height, s.width));
+        row("picture", format!("`{}` ({:?}, {:?}{size}), divided by 255", image.input, image.color, image.layout));
+    }
+    if !by.labels.is_empty() {
+        row("labels", listed(&by.labels));
+    }
+    text.push_str(&table::columns(&rows));
+    text
+}
+
+/// `3 labels: a b c`
+fn listed(labels: &[String]) -> String {
+    let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
+    let dots = if labels.len() > shown.len() { " …" } else { "" };
+    format!("{} labels: {}{dots}", labels.len(), shown.join(" "))
 }
 
 fn method(m: &Method) -> Json {
@@ -144,9 +191,7 @@ fn signature(contract: &Contract) -> String {
             more.push(json!(activation).as_str().unwrap_or_default().to_owned());
         }
         if let Some(labels) = &o.labels {
-            let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
-            let dots = if labels.len() > shown.len() { " …" } else { "" };
-            more.push(format!("{} labels: {}{dots}", labels.len(), shown.join(" ")));
+            more.push(listed(labels));
         }
         more.push(format!("rtol {} atol {}", table::number(o.rtol), table::number(o.atol)));
         vec![o.name.clone(), o.datatype.to_string(), dims(&o.dims), more.join(", ")]

@@ -119,6 +119,46 @@ class Large(nn.Module):
         return torch.ones(n).cumsum(0)
 
 
+class Counter(nn.Module):
+    """Keeps how often it was called, and has a method beside `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Count."""
+        self.calls += 1
+        return x * self.calls
+
+    @torch.jit.export
+    def half_of(self, x: Tensor, offset: float = 0.0) -> Tensor:
+        """Compute without state."""
+        return x / 2 + offset
+
+
+class Colours(nn.Module):
+    """[batch, 3, 8, 8] → how much there is of each colour, as Ultralytics would ship it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return (x.mean([2, 3]) * 8).softmax(1)
+
+
+COLOURS = {
+    "description": "Ultralytics YOLO11n-cls model trained on colours",
+    "author": "Ultralytics",
+    "version": "8.3.40",
+    "stride": 1,
+    "task": "classify",
+    "batch": 1,
+    "imgsz": [8, 8],
+    "names": {"0": "red", "1": "green", "2": "blue"},
+    "args": {"batch": 1, "half": False, "dynamic": True},
+    "channels": 3,
+}
+
+
 def tensor(name: str, datatype: str, dims: list, **more: object) -> dict:
     """Describe one tensor of a contract."""
     shape = [-1 if isinstance(d, str) else d for d in dims]
@@ -184,9 +224,11 @@ def golden(model: nn.Module, contract: dict, examples: list[list[Tensor]], shift
     return save(tensors)
 
 
-def write(name: str, model: nn.Module, contract: object = None, examples: bytes = b"") -> None:
-    """Save one file, with a contract or without."""
-    extra = {}
+def write(
+    name: str, model: nn.Module, contract: object = None, examples: bytes = b"", others: dict[str, str] | None = None
+) -> None:
+    """Save one file, with a contract or without, or with files of others."""
+    extra = dict(others or {})
     if contract is not None:
         extra = {"contract.json": json.dumps(contract, indent=1), "golden.safetensors": examples}
     torch.jit.save(torch.jit.script(model.eval()), HERE / f"{name}.torchscript", _extra_files=extra)
@@ -195,6 +237,8 @@ def write(name: str, model: nn.Module, contract: object = None, examples: bytes 
 def main() -> None:
     """Write all of them."""
     Image.frombytes("L", (4, 4), bytes([255, 204, 0, 51] * 4)).save(HERE / "left.png")
+    Image.new("RGB", (16, 16), (0, 255, 51)).save(HERE / "green.png")
+    Image.new("RGB", (16, 8), (0, 255, 51)).save(HERE / "wide.png")
     classifier, cell = Classifier(), Cell()
     pictures = [torch.arange(16.0).reshape(1, 1, 4, 4) / 16, torch.arange(48.0).reshape(3, 1, 4, 4) / 64]
     pairs = [[torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 0.0]])], [torch.ones(3, 2), torch.zeros(3, 2)]]
@@ -212,6 +256,9 @@ def main() -> None:
     write("large", Large())
     write("future", classifier, {**CLASSIFIER, "format_version": 99}, examples)
     write("wrong_types", classifier, {**CLASSIFIER, "inputs": [{**CLASSIFIER["inputs"][0], "shape": "any"}]}, examples)
+    write("counter", Counter())
+    write("colours", Colours(), others={"config.txt": json.dumps(COLOURS)})
+    write("misread", Colours(), others={"config.txt": '{"names": {"0": "a", "5": "b"}}', "notes.md": "# Notes"})
     write("duplicate_names", classifier, {**CLASSIFIER, "outputs": CLASSIFIER["outputs"] * 2}, examples)
 
 

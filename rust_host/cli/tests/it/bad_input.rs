@@ -54,6 +54,8 @@ fn a_missing_and_an_extra_input_are_named() {
 fn a_file_that_is_missing_empty_or_a_folder_is_named() {
     cell("x=nowhere.npy").refuses(2, &["input `x`", "`nowhere.npy`", "no such file"]);
     cell("x=/tmp").refuses(2, &["`/tmp` is a folder"]);
+    cell("x=/dev/zero").refuses(2, &["`/dev/zero` is a device, expected a file"]);
+    host(&["info", "/dev/zero"]).refuses(2, &["`/dev/zero` is a device, expected a file"]);
     let empty = tempfile::NamedTempFile::new().unwrap();
     let shown = empty.path().display().to_string();
     cell(&format!("x={shown}")).refuses(2, &[&shown, "is empty"]);

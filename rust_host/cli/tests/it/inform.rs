@@ -110,6 +110,58 @@ fn info_of_a_file_without_a_contract_says_what_the_code_says() {
 }
 
 #[test]
+fn info_shows_what_others_say_as_provisional() {
+    assert_snapshot!(host(&["info", "colours.torchscript"]).answer(), @r"
+    no contract
+      file        colours.torchscript, 2.5 kB
+      class       __torch__.Colours
+      parameters  0 in 0 tensors, 0 bytes
+    provisional, by config.txt (Ultralytics), not verified
+      description  Ultralytics YOLO11n-cls model trained on colours
+      task         classify
+      input        images FP32 [batch, 3, height, width] 0 to 1 (`x`)
+      output       probabilities FP32 [batch, 3] 0 to 1 (`output_0`)
+      picture      `x` (RGB, NCHW, 8 x 8), divided by 255
+      labels       3 labels: red green blue
+    methods
+      forward(x: Tensor) -> Tensor
+    operators (3)
+      aten::mean aten::mul aten::softmax
+    extra files
+      config.txt  294 bytes
+    ");
+    let json = host(&["info", "colours.torchscript", "--json"]).json();
+    let provisional = &json["provisional"];
+    assert_eq!((&provisional["from"], &provisional["labels"][1]), (&"config.txt".into(), &"green".into()));
+    assert_eq!((&json["contract"], &json["stateful"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    let misread = host(&["info", "misread.torchscript"]);
+    assert_eq!(misread.code, Some(0));
+    assert!(misread.stdout.contains("config.txt") && misread.stdout.contains("notes.md"), "{}", misread.stdout);
+    let why = "`config.txt` beside the model is not used: `names` is not numbered from 0 to 1";
+    assert_eq!(misread.stderr, format!("note: {why}\n"));
+    assert_eq!(host(&["info", "misread.torchscript", "--json"]).json()["notes"][0], why);
+    assert_eq!(host(&["info", "classifier.torchscript", "--json"]).json()["provisional"], serde_json::Value::Null);
+}
+
+#[test]
+fn info_says_that_a_model_keeps_state_and_lists_its_methods() {
+    assert_snapshot!(host(&["info", "counter.torchscript"]).answer(), @r"
+    no contract
+      file        counter.torchscript, 2.1 kB
+      class       __torch__.Counter
+      parameters  0 in 0 tensors, 0 bytes
+      state       kept between calls, by its code: calls
+    methods
+      forward(x: Tensor) -> Tensor
+      half_of(x: Tensor, offset: float = 0.) -> Tensor
+    operators (3)
+      aten::add aten::div aten::mul
+    ");
+    let json = host(&["info", "counter.torchscript", "--json"]).json();
+    assert_eq!((&json["stateful"], &json["state"][0]), (&true.into(), &"calls".into()));
+}
+
+#[test]
 fn info_works_where_there_is_no_backend_at_all() {
     let ran = crate::broken_house::alone(&["info", &model("classifier")]);
     assert!(ran.answer().starts_with("classifier\n"), "{}", ran.stderr);

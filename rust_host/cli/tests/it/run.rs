@@ -186,3 +186,51 @@ fn a_reader_that_has_enough_is_no_error() {
     let ran = crate::host::start(command, &[]);
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{}", ran.stdout);
 }
+
+#[test]
+fn another_method_is_called_by_its_name() {
+    let words = |method| ["run", "counter.torchscript", "-i", "[3, 5]", "--method", method, "--json"];
+    assert_eq!(total(&host(&words("half_of"))), serde_json::json!([1.5, 2.5]));
+    assert_eq!(total(&host(&words("forward"))), serde_json::json!([3, 5]));
+    let missing = host(&["run", "counter.torchscript", "-i", "[3, 5]", "--method", "half"]);
+    missing
+        .refuses(2, &["has no method `half`, did you mean `half_of`? It has `forward`, `half_of`", "rust-host info"]);
+    let missing = host(&["bench", "counter.torchscript", "-i", "[3, 5]", "--method", "zzz"]);
+    missing.refuses(2, &["has no method `zzz`, it has `forward`, `half_of`"]);
+    host(&["run", "cell.torchscript", "--method", "reset", "-i", "rows.csv", "-o", "out.csv"])
+        .refuses(2, &["rows.csv"]);
+}
+
+#[test]
+fn a_model_that_keeps_state_is_as_it_was_saved_in_every_run() {
+    for _ in 0..2 {
+        assert_eq!(total(&host(&["run", "counter.torchscript", "-i", "[3.5]", "--json"])), serde_json::json!([3.5]));
+    }
+    let bench = host(&["bench", "counter.torchscript", "-i", "[1.5]", "--seconds", "0.01"]);
+    assert!(bench.stderr.contains("keeps state between calls"), "{}", bench.stderr);
+    let bench = host(&["bench", "plain.torchscript", "-i", "[[1.5, 2]]", "--seconds", "0.01"]);
+    assert_eq!(bench.stderr, "");
+}
+
+#[test]
+fn labels_and_pictures_of_others_are_used_and_said_not_to_be_verified() {
+    let ran = host(&["run", "colours.torchscript", "-i", "green.png"]);
+    assert_snapshot!(ran.answer(), @r"
+    colours on cpu
+
+    output_0  FP32 [1, 3]
+      [0]  green  99.8 %  blue  0.2 %  red  0.0 %
+    ");
+    assert_snapshot!(ran.stderr, @r"
+    note: input `x` is the picture as 8 x 8, RGB, 0 to 1, by `config.txt`, not verified
+    note: the labels of `output_0` are by `config.txt`, not verified
+    ");
+    let wide = host(&["run", "colours.torchscript", "-i", "wide.png"]);
+    wide.refuses(
+        2,
+        &["the picture is 16 x 8, `config.txt` says 8 x 8 and not how one becomes the other", "Ultralytics"],
+    );
+    // A file that cannot be read is no error, and says nothing of pictures.
+    let misread = host(&["run", "misread.torchscript", "-i", "green.png"]);
+    misread.refuses(2, &["no contract says how a picture becomes the input `x`"]);
+}

@@ -9,8 +9,8 @@ pub(crate) use parse::{Parser, field, unquoted};
 
 use crate::plan::Column;
 use cut::{Cutter, Limits};
-use rust_host_engine::{Error, Result};
-use std::{fs::File, path::Path};
+use rust_host_engine::{Error, ErrorKind, Result, file};
+use std::path::Path;
 
 /// Rows that say whether a column holds numbers.
 const SAMPLE: usize = 100;
@@ -32,7 +32,7 @@ impl Table {
     /// `NotFound`, `Unavailable`; `InvalidInput` if it is empty, of another encoding or has no usable header.
     pub(crate) fn open(path: &Path, rows: Option<usize>) -> Result<Self> {
         let shown = path.display();
-        let file = File::open(path).map_err(|e| Error::io(path, "open", e))?;
+        let file = file::open(path, ErrorKind::InvalidInput)?;
         let size = file.metadata().map_or(0, |m| if m.is_file() { m.len() } else { 0 });
         let mut cutter = Cutter::new(file, path.to_owned());
         let head = cutter.peek()?;

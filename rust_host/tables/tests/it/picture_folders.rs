@@ -90,7 +90,7 @@ fn a_folder_without_pictures_and_a_missing_path_are_sentences() {
     assert!(e.message.contains("has no .png, .jpg or .jpeg file"), "{e}");
     place.write("list.txt", "nowhere.png\n");
     let e = place.run(&classifier(), "list.txt", "out.csv", |_| {}).unwrap_err();
-    assert!(e.message.contains("`nowhere.png`: cannot read: no such file"), "{e}");
+    assert!(e.message.contains("`nowhere.png`: cannot open: no such file"), "{e}");
 }
 
 #[test]

@@ -124,6 +124,31 @@ fn state_is_kept_and_results_do_not_change_with_it() {
 }
 
 #[test]
+fn a_session_begins_as_the_file_is_and_keeps_its_own_state() {
+    let model = open("stateful");
+    assert!(model.is_stateful() && !open("hooked").is_stateful() && !open("writesinput").is_stateful());
+    call(&model, tensor(&[1.0, 2.0]));
+    let (a, b) = (model.session().unwrap(), model.session().unwrap());
+    for n in [1.0, 2.0, 3.0] {
+        assert_eq!(numbers(&call(&a, tensor(&[1.0, 2.0]))), [n, 2.0 * n]);
+        assert_eq!(numbers(&call(&b, tensor(&[5.0, 0.0]))), [5.0 * n, 0.0]);
+    }
+    assert_eq!(numbers(&call(&a.session().unwrap(), tensor(&[1.0, 2.0]))), [1.0, 2.0]);
+    assert_eq!(numbers(&call(&model, tensor(&[1.0, 2.0]))), [2.0, 4.0]);
+    let e = std::thread::scope(|s| s.spawn(|| model.call(&[Some(tensor(&[1.0, 2.0]))]).unwrap_err()).join().unwrap());
+    assert_eq!(e.kind, ErrorKind::InvalidInput);
+    assert!(e.message.contains("belongs to the thread that called it first"), "{e}");
+}
+
+#[test]
+fn another_method_is_called_by_its_name() {
+    let model = open("onlyother").calling("double").unwrap();
+    assert_eq!(numbers(&call(&model, tensor(&[1.5]))), [3.0]);
+    let e = open("onlyother").calling("dubble").err().unwrap();
+    assert!(e.message.ends_with("has no method `dubble`, did you mean `double`? It has `double`"), "{e}");
+}
+
+#[test]
 fn hooks_of_the_top_module_run() {
     assert_eq!(numbers(&call(&open("hooked"), tensor(&[1.0]))), [12.0]);
 }
