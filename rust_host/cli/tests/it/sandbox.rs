@@ -129,7 +129,6 @@ fn an_honest_model_gives_the_same_in_the_sandbox_to_every_kind_of_output() {
     assert_eq!(names(&out), ["%2E.%2F..%2Fup.npy", "%2Ehidden.npy", "%73%61%6D%65.npy", "Same.npy", "a%2Fb.npy"]);
     host(&["verify", "cell.torchscript", "--sandbox", "on"]).answer();
     host(&["bench", "cell.torchscript", "--sandbox", "on", "--seconds", "0.01"]).answer();
-    // `bench` reads its inputs after the model was loaded.
     let npy = folder.path().join("x.npy");
     fs::write(&npy, floats("(1, 2)", &[1.0, 0.0])).unwrap();
     let input = format!("x={}", npy.display());
@@ -175,7 +174,7 @@ fn a_model_that_never_ends_ends_at_the_timeout() {
 #[test]
 fn memory_that_is_not_there_is_a_sentence_at_every_size() {
     let (mut short, mut enough) = (0, 0);
-    // The model makes 80 MB of numbers, and the host more of them when it shows some.
+    // The model makes 80 MB of numbers.
     for size in ["1B", "1kB", "1MB", "30MB", "60MB", "90MB", "120MB", "200MB", "300MB", "400MB", "500MB", "3GB"] {
         let words = ["run", "large.torchscript", "-i", "n=10000000", "--max-memory", size, "--sandbox", "off"];
         let ran = host(&words);
@@ -187,7 +186,7 @@ fn memory_that_is_not_there_is_a_sentence_at_every_size() {
             }
         }
     }
-    assert!(short >= 7 && enough >= 1, "{short} {enough}");
+    assert!(short >= 5 && enough >= 1, "{short} {enough}");
     let words = ["-i", "n=100000000000", "--sandbox", "on", "--max-memory", "300MB"];
     host(&[&["run", "large.torchscript"], &words[..]].concat()).refuses(1, &["--max-memory", "300.0 MB"]);
     host(&["verify", "cell.torchscript", "--max-memory", "1B"]).refuses(1, &["--max-memory"]);
