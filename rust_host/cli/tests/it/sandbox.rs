@@ -211,6 +211,7 @@ fn a_worker_that_dies_is_a_sentence_and_one_whose_first_process_dies_goes_too() 
     }
     for signal in ["INT", "KILL"] {
         let mut child = waiting(&["run", "plain.torchscript", "-i", "-"]);
+        let _stays_open = child.stdin.take();
         let worker = worker_of(child.id()).unwrap();
         kill(signal, &child.id().to_string());
         assert_eq!(child.wait().unwrap().code(), None, "ended by the signal, as without a worker");

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -109,6 +109,16 @@ fn has_begun(process: u32, folder: &Path) -> bool {
     files.any(|fd| fs::metadata(fd).is_ok_and(|m| m.len() > 1000))
 }
 
+/// The writing end of a pipe that the child reads; opening it plainly would wait for ever where the child has failed.
+fn open_for(child: &mut Child, pipe: &Path) -> fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    while fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(pipe).is_err() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before it read anything");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    fs::OpenOptions::new().write(true).open(pipe).unwrap()
+}
+
 #[test]
 fn a_run_that_is_ended_leaves_what_was_there_and_nothing_else() {
     for (signal, sandbox) in [("KILL", "off"), ("INT", "off"), ("TERM", "off"), ("KILL", "on"), ("INT", "on")] {
@@ -125,7 +135,7 @@ fn a_run_that_is_ended_leaves_what_was_there_and_nothing_else() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut pipe = fs::OpenOptions::new().write(true).open(&rows).unwrap();
+        let mut pipe = open_for(&mut child, &rows);
         // More than one read of the host, so that some of it is written while it waits for the rest.
         pipe.write_all(format!("{HEADER}{}", "a,1,2,0,0\n".repeat(300_000)).as_bytes()).unwrap();
         let end = Instant::now() + Duration::from_secs(60);
