@@ -4,6 +4,7 @@
 use crate::{
     commands::{bench, run, tables},
     inputs::Given,
+    worker::{Confinement, Sandbox},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
 use rust_host_engine::{DeviceRequest, Error, Result, error::ErrorKind, operators::Policy};
@@ -18,7 +19,7 @@ pub(crate) enum Parsed {
     Info(PathBuf, bool),
     Run(run::Settings),
     Tables(tables::Settings),
-    Verify(PathBuf, DeviceRequest, Policy, bool),
+    Verify(PathBuf, DeviceRequest, Policy, Confinement, bool),
     Bench(bench::Settings, bool),
     Doctor(bool),
 }
@@ -68,6 +69,8 @@ enum Command {
         device: DeviceArg,
         #[command(flatten)]
         policy: PolicyArg,
+        #[command(flatten)]
+        confinement: ConfinementArgs,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -104,6 +107,16 @@ struct PolicyArg {
     /// Let the model call this operator although the gate refuses it; only for a file that you trust
     #[arg(long = "allow-operator", value_name = "NAME")]
     allow_operator: Vec<String>,
+}
+
+#[derive(Args)]
+struct ConfinementArgs {
+    /// Run the model in a process that reaches no files and no network: on, off, or auto: on for a file without a contract
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    sandbox: SandboxArg,
+    /// Memory that the model's process may take, as 500MB or 2GB: its weights, values and libtorch's own 100 MB, not code
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    max_memory: Option<u64>,
 }
 
 #[derive(Args)]
@@ -162,6 +175,8 @@ struct RunArgs {
     threads: ThreadsArg,
     #[command(flatten)]
     policy: PolicyArg,
+    #[command(flatten)]
+    confinement: ConfinementArgs,
     /// The same as --format json
     #[arg(long, conflicts_with = "format")]
     json: bool,
@@ -187,9 +202,18 @@ struct BenchArgs {
     threads: ThreadsArg,
     #[command(flatten)]
     policy: PolicyArg,
+    #[command(flatten)]
+    confinement: ConfinementArgs,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SandboxArg {
+    Auto,
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -209,6 +233,28 @@ enum Form {
 fn seconds(text: &str) -> std::result::Result<Duration, String> {
     let number = text.parse::<f64>().ok().filter(|s| *s > 0.0 && *s <= 3600.0);
     number.map(Duration::from_secs_f64).ok_or_else(|| "expected a number of seconds, at most 3600".to_owned())
+}
+
+/// `500MB`, `2GB`, `1.5GiB`: a number and a unit.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let units =
+        [("kib", 1024.0), ("mib", 1048576.0), ("gib", 1073741824.0), ("kb", 1e3), ("mb", 1e6), ("gb", 1e9), ("b", 1.0)];
+    let lower = text.to_lowercase();
+    let parts = units.iter().find_map(|(unit, factor)| Some((lower.strip_suffix(unit)?.trim(), factor)));
+    let (number, factor) = parts.ok_or("expected a size as 500MB or 2GB")?;
+    let bytes = number.parse::<f64>().ok().map(|n| n * factor).filter(|n| (1.0..1e18).contains(n));
+    bytes.map(|n| n as u64).ok_or_else(|| "expected a size as 500MB or 2GB".to_owned())
+}
+
+impl ConfinementArgs {
+    fn settle(self) -> Confinement {
+        let sandbox = match self.sandbox {
+            SandboxArg::Auto => Sandbox::Auto,
+            SandboxArg::On => Sandbox::On,
+            SandboxArg::Off => Sandbox::Off,
+        };
+        Confinement { sandbox, memory: self.max_memory }
+    }
 }
 
 impl PolicyArg {
@@ -234,7 +280,9 @@ fn settle(command: Command) -> Parsed {
     let given = |words: InputArg| words.input.into_iter().map(Given::new).collect();
     match command {
         Command::Info { file, json } => Parsed::Info(file, json),
-        Command::Verify { file, device, policy, json } => Parsed::Verify(file, device.device, policy.settle(), json),
+        Command::Verify { file, device, policy, confinement, json } => {
+            Parsed::Verify(file, device.device, policy.settle(), confinement.settle(), json)
+        }
         Command::Doctor { json } => Parsed::Doctor(json),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -251,6 +299,7 @@ fn settle(command: Command) -> Parsed {
                 device: b.device.device,
                 threads: b.threads.threads.map(usize::from),
                 policy: b.policy.settle(),
+                confinement: b.confinement.settle(),
             },
             b.json,
         ),
@@ -270,6 +319,7 @@ fn settle(command: Command) -> Parsed {
             device: r.device.device,
             threads: r.threads.threads.map(usize::from),
             policy: r.policy.settle(),
+            confinement: r.confinement.settle(),
             json: r.json,
         }),
         Command::Run(r) => {
@@ -298,6 +348,7 @@ fn settle(command: Command) -> Parsed {
                 device: r.device.device,
                 threads: r.threads.threads.map(usize::from),
                 policy: r.policy.settle(),
+                confinement: r.confinement.settle(),
             })
         }
     }
@@ -326,4 +377,21 @@ fn misuse(error: &clap::Error, args: &[OsString]) -> Error {
         }
     }
     Error::new(ErrorKind::InvalidInput, message).hint(hint.unwrap_or(help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_has_a_unit() {
+        let sizes =
+            [("500MB", 500_000_000), ("2GB", 2_000_000_000), ("1.5 GiB", 1_610_612_736), ("1b", 1), ("64kib", 65536)];
+        for (text, bytes) in sizes {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "500", "MB", "-1GB", "0MB", "nanGB", "infGB", "1e300GB", "2 TBs", "1.5.2MB", "١MB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,10 +1,11 @@
-//! Outputs → files in a folder: all of them, or none. Each is written beside its place, synced, and then renamed.
+//! Outputs → files in a folder: all of them, or none. Each is written and synced before the first is put in its place.
 
+use crate::{interrupted, worker};
 use rust_host_engine::{Error, Result, Value, json, npy};
+use rust_host_tables::AtomicFile;
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -58,59 +59,104 @@ fn file_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     names.enumerate().map(&mut one).collect()
 }
 
-/// Removes what was begun, unless it was finished.
-#[derive(Default)]
-struct Begun {
-    files: Vec<PathBuf>,
-    folders: Vec<PathBuf>,
+/// Files that will be in a folder together; dropped before [`Files::finish`] they leave nothing.
+#[derive(Debug)]
+pub(crate) struct Files {
+    folder: PathBuf,
+    // Before `made`: a folder can be removed when it is empty.
+    files: Vec<AtomicFile>,
+    made: Made,
 }
 
-impl Drop for Begun {
-    fn drop(&mut self) {
-        for file in &self.files {
-            let _gone = fs::remove_file(file);
-        }
-        for folder in self.folders.iter().rev() {
-            let _gone = fs::remove_dir(folder);
-        }
+/// Folders that were made for files which are not all there yet.
+#[derive(Debug, Default)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    fn folder(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut all = interrupted::new_folders();
+        fs::create_dir(path)?;
+        all.push(path.to_owned());
+        self.0.push(path.to_owned());
+        Ok(())
+    }
+
+    /// They stay.
+    fn keep(&mut self) {
+        interrupted::new_folders().retain(|f| !self.0.contains(f));
+        self.0.clear();
     }
 }
 
-/// Writes all entries into the folder, which is made where it is missing, and returns their paths.
-///
-/// # Errors
-/// `Unavailable` with the path and the reason; nothing new is left behind then.
-pub(crate) fn write(folder: &Path, entries: Vec<Entry>) -> Result<Vec<PathBuf>> {
-    let mut begun = Begun::default();
-    make_folder(folder, &mut begun)?;
-    let mut moves = Vec::new();
-    for entry in &entries {
-        let path = folder.join(&entry.name);
-        let temporary = folder.join(format!(".{}.{}.tmp", moves.len(), std::process::id()));
-        begun.files.push(temporary.clone());
-        let mut file = File::create(&temporary).map_err(|e| Error::io(&path, "write", e))?;
-        file.write_all(&entry.bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, "write", e))?;
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            let _gone = fs::remove_dir(folder);
+        }
+        self.keep();
+    }
+}
+
+impl Files {
+    /// Begins files in the folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// `Unavailable` with the path and the reason.
+    pub(crate) fn begin(folder: &Path) -> Result<Self> {
+        interrupted::remove_what_is_begun();
+        let mut made = Made::default();
+        make_folder(folder, &mut made)?;
+        Ok(Self { folder: folder.to_owned(), files: Vec::new(), made })
+    }
+
+    /// Begins one file.
+    ///
+    /// # Errors
+    /// As [`Files::begin`].
+    pub(crate) fn create(&mut self, name: &str) -> Result<&mut AtomicFile> {
+        let path = self.folder.join(name);
         if path.is_dir() {
             return Err(Error::unavailable(format!("`{}`: cannot write: it is a folder", path.display())));
         }
-        moves.push((temporary, path));
+        self.files.push(AtomicFile::create(&path)?);
+        self.files.last_mut().ok_or_else(|| Error::internal("a file that was begun is not there"))
     }
-    let mut written = Vec::new();
-    for (temporary, path) in moves {
-        fs::rename(&temporary, &path).map_err(|e| Error::io(&path, "write", e))?;
-        written.push(path);
+
+    /// Puts all of them in their places.
+    ///
+    /// # Errors
+    /// As [`Files::begin`].
+    pub(crate) fn finish(mut self) -> Result<()> {
+        self.files.iter().try_for_each(AtomicFile::sync)?;
+        self.files.drain(..).try_for_each(AtomicFile::finish)?;
+        self.made.keep();
+        Ok(())
     }
-    // Every file is in its place; the folder's own entry is synced as far as the file system can.
-    let _synced = File::open(folder).and_then(|f| f.sync_all());
-    begun.folders.clear();
-    Ok(written)
 }
 
-fn make_folder(folder: &Path, begun: &mut Begun) -> Result<()> {
+/// Writes all entries into the folder, which is made where it is missing, and returns their paths. Where this process may not
+/// write, the one that started it does.
+///
+/// # Errors
+/// `Unavailable` with the path and the reason; nothing new is left behind then.
+pub(crate) fn write(folder: &Path, entries: &[Entry]) -> Result<Vec<PathBuf>> {
+    if worker::is_worker() {
+        for Entry { name, bytes } in entries {
+            worker::begin(&folder.join(name))?.write(bytes)?;
+        }
+        worker::finish(folder)?;
+    } else {
+        let mut files = Files::begin(folder)?;
+        entries.iter().try_for_each(|e| files.create(&e.name)?.write(&e.bytes))?;
+        files.finish()?;
+    }
+    Ok(entries.iter().map(|e| folder.join(&e.name)).collect())
+}
+
+fn make_folder(folder: &Path, made: &mut Made) -> Result<()> {
     let missing: Vec<&Path> = folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).collect();
     for path in missing.into_iter().rev() {
-        fs::create_dir(path).map_err(|e| Error::io(path, "make this folder", e))?;
-        begun.folders.push(path.to_owned());
+        made.folder(path).map_err(|e| Error::io(path, "make this folder", e))?;
     }
     if !folder.is_dir() {
         return Err(Error::unavailable(format!("`{}` is no folder, expected one for the outputs", folder.display())));
@@ -139,10 +185,10 @@ mod tests {
         let folder = root.path().join("a/b");
         fs::create_dir_all(folder.join("taken.npy")).unwrap();
         let entry = |name: &str| Entry { name: name.to_owned(), bytes: vec![1] };
-        let e = write(&folder, vec![entry("x.npy"), entry("taken.npy")]).unwrap_err();
+        let e = write(&folder, &[entry("x.npy"), entry("taken.npy")]).unwrap_err();
         assert!(e.message.contains("taken.npy") && e.message.contains("is a folder"), "{e}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
-        let e = write(&root.path().join("new/deep"), vec![entry("no\0name")]).unwrap_err();
+        let e = write(&root.path().join("new/deep"), &[entry("no\0name")]).unwrap_err();
         assert!(e.message.contains("cannot write"), "{e}");
         assert!(!root.path().join("new").exists());
     }
@@ -152,7 +198,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("new/deep");
         let outputs = [("a/b".to_owned(), Value::Int(3)), ("s".to_owned(), Value::Str("t".to_owned()))];
-        write(&folder, entries(&outputs, false)).unwrap();
+        write(&folder, &entries(&outputs, false)).unwrap();
         let mut names: Vec<_> =
             fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

@@ -8,7 +8,7 @@ use rust_host_engine::{
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// One `--input` as it was typed.
@@ -36,6 +36,14 @@ impl Given {
     /// A word of the command line.
     pub(crate) fn new(word: OsString) -> Self {
         Self(word)
+    }
+
+    /// The files that this word may mean.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        let bytes = self.0.as_bytes();
+        let value = bytes.iter().position(|&b| b == b'=').and_then(|at| bytes.get(at + 1..));
+        let words = [Some(bytes), value].into_iter().flatten();
+        words.map(|w| PathBuf::from(OsStr::from_bytes(w))).filter(|p| p.is_file()).collect()
     }
 
     /// `(name, value)`. A word without a name may contain `=` too: JSON, or a path that is there.

@@ -9,9 +9,11 @@ mod deadline;
 mod drawing;
 mod folder;
 mod inputs;
+mod interrupted;
 mod output;
 mod predictions;
 mod table;
+mod worker;
 
 use rust_host_engine::{Backends, Error, Result};
 use std::{
@@ -31,7 +33,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>, backends: &dyn Backends) ->
 }
 
 fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> {
-    match args::parse(args)? {
+    let parsed = args::parse(args)?;
+    match in_a_worker(&parsed)? {
+        Some(code) => Ok(output::Answer::printed(code)),
+        None => worker::explain(answer_here(parsed, backends)),
+    }
+}
+
+fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::Answer> {
+    match parsed {
         args::Parsed::Show(text) => Ok(output::Answer::text(text)),
         args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),
         args::Parsed::Info(file, json) => Ok(output::info(&commands::info::info(&file)?, json)),
@@ -40,11 +50,45 @@ fn answer(args: &[OsString], backends: &dyn Backends) -> Result<output::Answer> 
             let (path, summary) = commands::tables::run(&settings, backends)?;
             Ok(output::tables(&path, summary, settings.json))
         }
-        args::Parsed::Verify(file, device, policy, json) => {
-            Ok(output::verify(&commands::verify::verify(&file, device, &policy, backends)?, json))
+        args::Parsed::Verify(file, device, policy, confinement, json) => {
+            Ok(output::verify(&commands::verify::verify(&file, device, &policy, confinement, backends)?, json))
         }
         args::Parsed::Bench(settings, json) => Ok(output::bench(&commands::bench::bench(&settings, backends)?, json)),
         args::Parsed::Doctor(json) => Ok(output::doctor(&commands::doctor::doctor(backends), json)),
+    }
+}
+
+/// Does the whole command in a second process where the model must not have what this one has, and returns the exit code.
+fn in_a_worker(parsed: &args::Parsed) -> Result<Option<i32>> {
+    use commands::run::Target;
+    use worker::Outputs;
+    let (file, wanted) = match parsed {
+        args::Parsed::Run(s) => (&s.file, s.confinement),
+        args::Parsed::Tables(s) => (&s.file, s.confinement),
+        args::Parsed::Bench(s, _) => (&s.file, s.confinement),
+        args::Parsed::Verify(file, _, _, confinement, _) => (file, *confinement),
+        _ => return Ok(None),
+    };
+    if let (true, Some(bytes)) = (worker::is_worker(), wanted.memory) {
+        worker::limit_memory(bytes)?;
+    }
+    if !worker::needed(wanted, file)? {
+        return Ok(None);
+    }
+    let outputs = match parsed {
+        args::Parsed::Run(commands::run::Settings { target: Target::Folder(folder), .. }) => {
+            Outputs::Folder(folder.clone(), None)
+        }
+        args::Parsed::Tables(commands::tables::Settings { output: Some(path), .. }) => {
+            Outputs::File(path.clone(), None)
+        }
+        _ => Outputs::None,
+    };
+    match worker::start() {
+        Ok(worker) => worker::run(worker, outputs, wanted).map(Some),
+        // The command itself says that it had no sandbox.
+        Err(_) if !wanted.is_asked_for() => Ok(None),
+        Err(e) => Err(e),
     }
 }
 
@@ -63,7 +107,12 @@ pub fn main(backends: &dyn Backends) -> ! {
     // Where it cannot be set, the process ends as it would have.
     const SIGXFSZ: i32 = signal_hook::consts::SIGXFSZ;
     let _set = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
-    let code = run(std::env::args_os().skip(1), backends);
+    interrupted::this_is_the_program();
+    let code = match worker::attach() {
+        Ok(()) => run(std::env::args_os().skip(1), backends),
+        Err(e) => output::finish(Err(e), false),
+    };
+    worker::said();
     // Everything is flushed. libtorch's destructors took 75 of a small run's 268 ms of processor time, to free memory that
     // the process gives back anyway.
     signal_hook::low_level::exit(code)

@@ -71,33 +71,46 @@ pub(crate) fn time(us: f64) -> String {
 
 /// The values of a tensor, one line for each row of its last dimension.
 pub(crate) fn tensor(tensor: &Tensor) -> String {
-    let shape = tensor.shape();
-    let cells: Vec<String> = if tensor.datatype().is_float() {
-        tensor.to_f64_vec().into_iter().map(number).collect()
-    } else {
-        leaves(&json::from_value(&tensor.clone().into()))
+    let (columns_there, outer) = match tensor.shape().split_last() {
+        Some((&last, outer)) => (usize::try_from(last).unwrap_or(0), outer),
+        None => (1, &[][..]),
     };
-    let Some((&last, outer)) = shape.split_last() else {
-        return format!("  {}\n", cells.concat());
-    };
-    let width = usize::try_from(last).unwrap_or(0);
-    if cells.is_empty() {
+    if tensor.elements() == 0 {
         return "  no values\n".to_owned();
     }
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    for (i, row) in cells.chunks(width).take(ROWS).enumerate() {
-        let mut line = Vec::new();
-        if outer.len() > 1 || outer.first().is_some_and(|&n| n > 1) {
-            line.push(place(i, outer));
-        }
-        line.extend(row.iter().take(COLUMNS).cloned());
-        if row.len() > COLUMNS {
-            line.push(format!("… ({} values)", row.len()));
-        }
-        rows.push(line);
+    let rows_there = tensor.elements() / columns_there;
+    let columns_shown = columns_there.min(COLUMNS);
+    let cells = cells(&corner(tensor, rows_there.min(ROWS), columns_shown, columns_there));
+    if tensor.shape().is_empty() {
+        return format!("  {}\n", cells.concat());
     }
-    let count = cells.len() / width;
-    columns(&rows) + &more_rows(count, ROWS)
+    let is_placed = outer.len() > 1 || outer.first().is_some_and(|&n| n > 1);
+    let line = |(i, row): (usize, &[String])| {
+        let mut line: Vec<String> = is_placed.then(|| place(i, outer)).into_iter().collect();
+        line.extend_from_slice(row);
+        if columns_there > COLUMNS {
+            line.push(format!("… ({columns_there} values)"));
+        }
+        line
+    };
+    let rows: Vec<Vec<String>> = cells.chunks(columns_shown).enumerate().map(line).collect();
+    columns(&rows) + &more_rows(rows_there, ROWS)
+}
+
+/// The first columns of the first rows: what is not shown is not read either, of which there may be gigabytes.
+fn corner(tensor: &Tensor, rows: usize, columns: usize, columns_there: usize) -> Tensor {
+    let whole = tensor.to_contiguous();
+    let [rows, columns, columns_there] = [rows, columns, columns_there].map(|n| n as i64);
+    let memory = whole.memory().clone();
+    let part = Tensor::strided(whole.datatype(), vec![rows, columns], vec![columns_there, 1], whole.offset(), memory);
+    part.unwrap_or(whole) // it lies within
+}
+
+fn cells(tensor: &Tensor) -> Vec<String> {
+    if tensor.datatype().is_float() {
+        return tensor.to_f64_vec().into_iter().map(number).collect();
+    }
+    leaves(&json::from_value(&tensor.clone().into()))
 }
 
 /// The line that says that not all rows are shown; nothing if they are.
@@ -155,6 +168,10 @@ mod tests {
         assert!(text.starts_with("  [0, 0]  0 ") && text.contains("… (12 values)") && text.contains("… (12 rows)"));
         let scalar = Tensor::from_elements(vec![], vec![0.5f32]).unwrap();
         assert_eq!(tensor(&scalar), "  0.5\n");
+        let wide = Tensor::from_elements(vec![1, 11], (0..11).map(|i| i as f32 / 2.0).collect()).unwrap();
+        assert_eq!(tensor(&wide), "  0  0.5  1  1.5  2  2.5  3  3.5  4  4.5  … (11 values)\n");
+        let turned = Tensor::strided(t.datatype(), vec![12, 12], vec![1, 12], 0, t.memory().clone()).unwrap();
+        assert!(tensor(&turned).contains("  [1]  1  13  25 "), "{}", tensor(&turned));
         let none = Tensor::from_elements(vec![0, 3], Vec::<f32>::new()).unwrap();
         assert_eq!(tensor(&none), "  no values\n");
     }

@@ -34,13 +34,14 @@ mod progress;
 mod run;
 mod source;
 
-pub use file::unfinished;
+pub use file::{AtomicFile, remove_unfinished};
 #[cfg(feature = "arrow")]
 pub use mapper::{Mapped, map};
-pub use run::run;
+pub use run::{reads, run};
 pub use source::{Format, Source};
 
-use std::path::PathBuf;
+use rust_host_engine::Result;
+use std::path::{Path, PathBuf};
 
 /// What to read, what to write, and how.
 #[derive(Debug, Clone)]
@@ -59,13 +60,25 @@ pub struct Settings {
     pub workers: Option<usize>,
     /// Whether to tell the progress on stderr: a bar on a terminal, else a line now and then.
     pub progress: bool,
+    /// How the output is begun: [`AtomicFile::create`], unless this process may not write.
+    pub create: fn(&Path) -> Result<AtomicFile>,
 }
 
 impl Settings {
     /// Everything else as by default: stop at the first bad row, no progress.
     pub fn new(input: Source, output: impl Into<PathBuf>) -> Self {
         let output = output.into();
-        Self { input, output, on_error: OnError::Stop, batch_size: None, top_k: None, workers: None, progress: false }
+        let create = AtomicFile::create;
+        Self {
+            input,
+            output,
+            on_error: OnError::Stop,
+            batch_size: None,
+            top_k: None,
+            workers: None,
+            progress: false,
+            create,
+        }
     }
 }
 

@@ -185,7 +185,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         Format::Parquet => return Err(without_parquet(&settings.output)),
     };
     // After the input: a wrong path there is the likelier mistake. Before the model runs: an hour's work needs a place.
-    let file = AtomicFile::create(&settings.output)?;
+    let file = (settings.create)(&settings.output)?;
     let calls = Calls {
         inputs: opened.inputs,
         batching: opened.batching,
@@ -235,6 +235,23 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     }
     sink.finish()?;
     Ok(forward.summary(opened.notes, start))
+}
+
+/// What a run reads: the table, or the folder and every picture that is a link out of it, or the list and its pictures. What
+/// is not there is for [`run`] to tell.
+///
+/// # Errors
+/// `Unavailable`, `NotFound` and `InvalidInput` for a folder or list that cannot be read.
+pub fn reads(input: &Source) -> Result<Vec<PathBuf>> {
+    let mut paths = vec![input.path().to_owned()];
+    match input {
+        Source::Csv(_) | Source::Parquet(_) => {}
+        Source::List(file) => paths.extend(pictures::list(file)?.paths),
+        Source::Folder(folder) => {
+            paths.extend(pictures::folder(folder)?.paths.into_iter().filter(|p| p.is_symlink()));
+        }
+    }
+    Ok(paths)
 }
 
 /// Where rows go.

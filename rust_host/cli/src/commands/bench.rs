@@ -1,10 +1,13 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
 use super::{contract_of, load, model_name, set_threads};
-use crate::inputs::{self, Given};
+use crate::{
+    inputs::{self, Given},
+    worker::{self, Confinement},
+};
 use rust_host_engine::{
-    Archive, Backends, Contract, Device, DeviceRequest, Error, Measurement, Result, Tensor, Value, contract::Dim,
-    golden, measure, operators::Policy,
+    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Tensor, Value,
+    contract::Dim, golden, measure, model::find_method, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -26,6 +29,8 @@ pub(crate) struct Settings {
     pub threads: Option<usize>,
     /// Operators that the owner of this machine allows.
     pub policy: Policy,
+    /// What the model's process may do.
+    pub confinement: Confinement,
 }
 
 /// What was measured, and where.
@@ -64,16 +69,29 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         ))
         .hint("`--input NAME=FILE.npy`, as `rust-host run` takes it"));
     }
+    // Read where files still can be, unless the file does not say what it takes.
+    let described = Description::read(&archive)?.methods;
+    let at = name.map(|name| find_method(&described, name, &settings.file)).transpose()?.unwrap_or(0);
+    let early = match (&golden, described.get(at)) {
+        (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), None)?),
+        _ => None,
+    };
     let backend = backends.open()?;
+    let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
+    let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
     let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?;
     let (values, mut notes): (Vec<_>, _) = match golden {
         Some(example) => (example.inputs.into_iter().map(|(n, t)| (n, Value::Tensor(t))).collect(), Vec::new()),
         None => {
-            let found = inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?;
+            let found = match early {
+                Some(found) => found,
+                None => inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
+            };
             (found.values, found.notes)
         }
     };
+    notes.extend(note);
     if model.is_stateful() {
         notes.push("the model keeps state between calls: each call went on from the one before".to_owned());
     }

@@ -5,6 +5,7 @@ use crate::{
     deadline, drawing, folder,
     inputs::{self, Given},
     predictions::{self, Prediction},
+    worker::{self, Confinement},
 };
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Result, Tensor, Value, error::ErrorKind,
@@ -57,6 +58,8 @@ pub(crate) struct Settings {
     pub threads: Option<usize>,
     /// Operators that the owner of this machine allows.
     pub policy: Policy,
+    /// What the model's process may do.
+    pub confinement: Confinement,
 }
 
 /// What came out.
@@ -110,8 +113,14 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         None => None,
     };
     let backend = backends.open()?;
+    // Read already, unless the file does not say what it takes.
+    let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
+    let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
-    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?;
+    // A file's code may run while it is loaded.
+    let model = deadline::within(settings.timeout, deadline::no_answer, || {
+        load(archive, backend.as_ref(), settings.device, &settings.policy, name)
+    })?;
     let found = match early {
         Some(found) => found,
         None => inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
@@ -127,6 +136,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let outputs = deadline::within(settings.timeout, deadline::no_answer, || model.run(found.values))
         .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
+    notes.extend(note);
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
     }
@@ -149,10 +159,10 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         },
         (Target::Folder(path), Form::Npz) => {
             let bytes = npy::write_npz(&tensors(&outputs)?)?;
-            Leaving::Files(folder::write(&path, vec![folder::Entry { name: "outputs.npz".to_owned(), bytes }])?)
+            Leaving::Files(folder::write(&path, &[folder::Entry { name: "outputs.npz".to_owned(), bytes }])?)
         }
         (Target::Folder(path), form) => {
-            Leaving::Files(folder::write(&path, folder::entries(&outputs, form == Form::Json))?)
+            Leaving::Files(folder::write(&path, &folder::entries(&outputs, form == Form::Json))?)
         }
     };
     Ok(Outcome {

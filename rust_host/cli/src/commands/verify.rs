@@ -1,6 +1,7 @@
 //! `verify`: replays a model's golden examples on this machine.
 
 use super::{model_name, set_threads};
+use crate::worker::{self, Confinement};
 use rust_host_engine::{
     Archive, Backends, Device, DeviceRequest, Error, Model, Result,
     golden::{self, Verdict},
@@ -24,7 +25,13 @@ pub(crate) struct Verified {
 ///
 /// # Errors
 /// `InvalidContract` if there is no contract or no example, and what opening and running say.
-pub(crate) fn verify(file: &Path, device: DeviceRequest, policy: &Policy, backends: &dyn Backends) -> Result<Verified> {
+pub(crate) fn verify(
+    file: &Path,
+    device: DeviceRequest,
+    policy: &Policy,
+    confinement: Confinement,
+    backends: &dyn Backends,
+) -> Result<Verified> {
     let archive = Archive::open(file)?;
     // Asked before libtorch is loaded.
     let contract = archive.contract()?.ok_or_else(|| {
@@ -33,6 +40,7 @@ pub(crate) fn verify(file: &Path, device: DeviceRequest, policy: &Policy, backen
     })?;
     golden::read(&archive, &contract)?;
     let backend = backends.open()?;
+    worker::enter(confinement, backend.as_ref(), device, true, &[])?;
     set_threads(backend.as_ref(), None);
     let model = Model::from_archive(archive, backend.as_ref(), device, policy)?;
     Ok(Verified {

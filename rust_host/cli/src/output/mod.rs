@@ -4,6 +4,7 @@ mod report;
 mod result;
 mod tables;
 
+use crate::worker;
 use rust_host_engine::{Error, Result, error::ErrorKind};
 use serde_json::{Value as Json, json};
 use std::{
@@ -37,6 +38,11 @@ impl Answer {
     fn document(document: &Json) -> Self {
         // Numbers and texts alone: this cannot fail.
         Self::text(format!("{}\n", serde_json::to_string_pretty(document).unwrap_or_default()))
+    }
+
+    /// Nothing: all was printed already.
+    pub(crate) fn printed(code: i32) -> Self {
+        Self { code, ..Self::default() }
     }
 
     fn code(self, code: i32) -> Self {
@@ -88,7 +94,9 @@ fn fail(error: &Error, json: bool) -> i32 {
 /// The end of a call that cannot be ended: says so and ends the process, which has written nothing yet.
 pub(crate) fn give_up(error: &Error) -> ! {
     let json = asks_for_json(&std::env::args_os().skip(1).collect::<Vec<_>>());
-    signal_hook::low_level::exit(fail(error, json))
+    let code = fail(error, json);
+    worker::said();
+    signal_hook::low_level::exit(code)
 }
 
 /// `error: …`, `  caused by: …`, `hint: …`

@@ -84,6 +84,41 @@ class Writer(nn.Module):
         return x
 
 
+class Saver(nn.Module):
+    """Writes where it is told to."""
+
+    def forward(self, x: Tensor, path: str) -> Tensor:
+        """Write a file."""
+        torch.save(x, path)
+        return x
+
+
+class Reader(nn.Module):
+    """Reads what it is told to."""
+
+    def forward(self, path: str) -> Tensor:
+        """Eight bytes of a file."""
+        return torch.from_file(path, False, 8, dtype=torch.uint8)
+
+
+class Endless(nn.Module):
+    """Never returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Loop."""
+        while bool(x.sum() > 0):
+            x = x + 1
+        return x
+
+
+class Large(nn.Module):
+    """Takes as much memory as it is told to."""
+
+    def forward(self, n: int) -> Tensor:
+        """Four bytes each."""
+        return torch.ones(n).cumsum(0)
+
+
 class Counter(nn.Module):
     """Keeps how often it was called, and has a method beside `forward`."""
 
@@ -215,6 +250,10 @@ def main() -> None:
     write("nested", Nested())
     write("mixed", Mixed())
     write("writer", Writer())
+    write("saver", Saver())
+    write("reader", Reader())
+    write("endless", Endless())
+    write("large", Large())
     write("future", classifier, {**CLASSIFIER, "format_version": 99}, examples)
     write("wrong_types", classifier, {**CLASSIFIER, "inputs": [{**CLASSIFIER["inputs"][0], "shape": "any"}]}, examples)
     write("counter", Counter())

@@ -7,4 +7,5 @@ mod broken_house;
 mod host;
 mod inform;
 mod run;
+mod sandbox;
 mod tables;

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -99,36 +99,53 @@ fn a_full_disk_is_a_sentence_and_leaves_what_was_there() {
     assert_eq!(names(folder.path()), ["out.csv", "rows.csv"]);
 }
 
-#[test]
-fn a_run_that_is_killed_leaves_what_was_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let (rows, out) = (folder.path().join("rows.csv"), folder.path().join("out.csv"));
-    assert!(Command::new("mkfifo").arg(&rows).status().unwrap().success());
-    fs::write(&out, "before").unwrap();
-    let mut child = Command::new(binary())
-        .args(["run", &model("cell"), "--batch-size", "10", "--input"])
-        .arg(&rows)
-        .arg("--output")
-        .arg(&out)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut pipe = fs::OpenOptions::new().write(true).open(&rows).unwrap();
-    // More than one read of the host, so that some of it is written while it waits for the rest.
-    pipe.write_all(format!("{HEADER}{}", "a,1,2,0,0\n".repeat(300_000)).as_bytes()).unwrap();
-    let begun = || {
-        fs::read_dir(folder.path()).unwrap().any(|e| {
-            let e = e.unwrap();
-            e.file_name().to_string_lossy().ends_with(".part") && e.metadata().unwrap().len() > 1000
-        })
-    };
-    let end = Instant::now() + Duration::from_secs(60);
-    while !begun() {
-        assert!(Instant::now() < end, "nothing was written: {:?}", names(folder.path()));
+/// Whether the process has written more than a little into a file of that folder that has no name (or is to get one).
+fn has_begun(process: u32, folder: &Path) -> bool {
+    let open = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
+    let mut files = open.map(|e| e.path()).filter(|fd| {
+        let target = fs::read_link(fd).unwrap_or_default();
+        target.starts_with(folder) && !target.ends_with("rows.csv")
+    });
+    files.any(|fd| fs::metadata(fd).is_ok_and(|m| m.len() > 1000))
+}
+
+/// The writing end of a pipe that the child reads; opening it plainly would wait for ever where the child has failed.
+fn open_for(child: &mut Child, pipe: &Path) -> fs::File {
+    use std::os::unix::fs::OpenOptionsExt;
+    while fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK).open(pipe).is_err() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended before it read anything");
         std::thread::sleep(Duration::from_millis(5));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(fs::read_to_string(&out).unwrap(), "before");
+    fs::OpenOptions::new().write(true).open(pipe).unwrap()
+}
+
+#[test]
+fn a_run_that_is_ended_leaves_what_was_there_and_nothing_else() {
+    for (signal, sandbox) in [("KILL", "off"), ("INT", "off"), ("TERM", "off"), ("KILL", "on"), ("INT", "on")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (rows, out) = (folder.path().join("rows.csv"), folder.path().join("out.csv"));
+        assert!(Command::new("mkfifo").arg(&rows).status().unwrap().success());
+        fs::write(&out, "before").unwrap();
+        let mut child = Command::new(binary())
+            .args(["run", &model("cell"), "--sandbox", sandbox, "--batch-size", "500", "--input"])
+            .arg(&rows)
+            .arg("--output")
+            .arg(&out)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut pipe = open_for(&mut child, &rows);
+        // More than one read of the host, so that some of it is written while it waits for the rest.
+        pipe.write_all(format!("{HEADER}{}", "a,1,2,0,0\n".repeat(300_000)).as_bytes()).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while !has_begun(child.id(), folder.path()) {
+            assert!(Instant::now() < end, "nothing was written: {:?}", names(folder.path()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let killed = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success() && !child.wait().unwrap().success());
+        assert_eq!(fs::read_to_string(&out).unwrap(), "before", "{signal}");
+        assert_eq!(names(folder.path()), ["out.csv", "rows.csv"], "{signal}");
+    }
 }
