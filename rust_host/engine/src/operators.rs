@@ -59,8 +59,8 @@ const REFUSED: [(&str, &str); 36] = [
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
 ];
 
-/// Operators with an underscore in front that `torch.nn` itself emits; their arguments are checked.
-const INNER: [&str; 11] = [
+/// Operators with an underscore in front that `torch.nn` and `torch.unique` emit; their arguments are checked.
+const INNER: [&str; 12] = [
     "_convolution",
     "_native_multi_head_attention",
     "_transformer_encoder_layer_fwd",
@@ -72,6 +72,7 @@ const INNER: [&str; 11] = [
     "_scaled_dot_product_attention_math",
     "_set_item",
     "_unwrap_optional",
+    "_unique2",
 ];
 
 /// Prefixes of a library that libtorch calls itself after choosing it.
@@ -217,6 +218,7 @@ mod tests {
             "aten::__is__",
             "aten::__contains__",
             "aten::_pad_packed_sequence",
+            "aten::_unique2",
             "prim::NumToTensor",
             "quantized::linear",
             "aten::add_",

@@ -1,10 +1,11 @@
 // What honest models do that would end or hang the process: integer division by zero and MIN / -1 (SIGFPE), eigenvalues of
-// NaN (SIGSEGV), loops without an end. Operators on plain numbers and texts are replaced by checked ones for the whole
+// NaN, bags and packed sequences whose sizes do not fit (SIGSEGV), loops without an end. Operators on plain numbers and texts are replaced by checked ones for the whole
 // process, because libtorch folds constants with them while it loads. For the rest, small checks are woven into a module's
 // graphs before it runs; each passes a value through or throws, so no pass of libtorch can remove or reorder it.
 #include "guard.h"
 #include "shim.h"
 #include <ATen/ATen.h>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <limits>
@@ -31,7 +32,7 @@ void check_division(int64_t a, int64_t b) {
 }
 
 template <class T> bool overflows(const at::Tensor &a, const at::Scalar &b) {
-  return b.to<int64_t>() == -1 && a.eq(std::numeric_limits<T>::min()).any().template item<bool>();
+  return b.isIntegral(false) && b.to<int64_t>() == -1 && a.eq(std::numeric_limits<T>::min()).any().template item<bool>();
 }
 
 template <class T> bool overflows(const at::Tensor &a, const at::Tensor &b) {
@@ -46,6 +47,60 @@ template <class Divisor> void check_tensor_division(const at::Tensor &a, const D
   const bool bad = (a.scalar_type() == at::kInt && overflows<int32_t>(a, b)) || (a.scalar_type() == at::kLong && overflows<int64_t>(a, b));
   if (bad)
     throw std::runtime_error("integer overflow: the smallest integer divided by -1");
+}
+
+// libtorch reads and writes wherever offsets lead that are negative, fall, or are none at all.
+void check_bags(const at::Tensor &indices, const at::Tensor &offsets, bool include_last) {
+  const bool whole = offsets.scalar_type() == at::kLong || offsets.scalar_type() == at::kInt;
+  if (!offsets.device().is_cpu() || offsets.dim() != 1 || !whole)
+    return; // refused by libtorch itself, or on a device that checks
+  const int64_t count = indices.numel();
+  if (offsets.numel() <= (include_last ? 1 : 0) && count > 0)
+    throw std::runtime_error("no bag for the " + std::to_string(count) + " indices of an embedding bag: its offsets are empty");
+  const at::Tensor all = offsets.to(at::kLong).contiguous();
+  int64_t least = 0;
+  for (const int64_t offset : c10::ArrayRef<int64_t>(all.const_data_ptr<int64_t>(), all.numel())) {
+    if (offset < least || offset > count)
+      throw std::runtime_error("the offset " + std::to_string(offset) + " of an embedding bag, expected offsets that rise from 0 to at most " +
+                               std::to_string(count));
+    least = offset;
+  }
+}
+
+// Sizes of a packed sequence that never grow and use up its data: a longer or negative one leads out of it.
+void check_packed(const at::Tensor &data, const at::Tensor &sizes) {
+  const auto refuse = [](const std::string &why) { throw std::runtime_error("the batch sizes of a packed sequence " + why); };
+  if (sizes.dim() != 1 || sizes.scalar_type() != at::kLong || !sizes.device().is_cpu() || sizes.numel() == 0 || data.dim() == 0)
+    refuse("are no list of integers");
+  const at::Tensor all = sizes.contiguous();
+  const int64_t count = data.size(0);
+  int64_t most = count, sum = 0;
+  for (const int64_t size : c10::ArrayRef<int64_t>(all.const_data_ptr<int64_t>(), all.numel())) {
+    if (size < 1 || size > most)
+      refuse("have " + std::to_string(size) + " after " + std::to_string(most));
+    most = size;
+    sum += size; // each is at most count, and the list lies in memory: no overflow
+  }
+  if (sum != count)
+    refuse("sum up to " + std::to_string(sum) + ", its data has " + std::to_string(count) + " rows");
+}
+
+// One pivot for each row or column of every matrix: fewer are read past their end.
+void check_pivots(const at::Tensor &lu, const at::Tensor &pivots) {
+  if (lu.dim() < 2)
+    return;
+  std::vector<int64_t> right(lu.sizes().begin(), lu.sizes().end() - 1);
+  right.back() = std::min(lu.size(-1), lu.size(-2));
+  if (pivots.sizes() != c10::IntArrayRef(right))
+    throw std::runtime_error("the pivots of an LU factorisation have another shape than its matrices");
+}
+
+// The fused kernel trusts both.
+void check_weight_norm(const at::Tensor &v, const at::Tensor &g, int64_t dim) {
+  if (dim != 0 && dim != v.dim() - 1)
+    return;
+  if (v.numel() == 0 || dim >= v.dim() || g.numel() != v.size(dim))
+    throw std::runtime_error("a weight norm of a tensor without values, or with a length that does not fit");
 }
 
 std::atomic<int32_t (*)()> poll{nullptr};
@@ -93,6 +148,40 @@ const torch::jit::RegisterOperators operators({
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
+        "rust_host::bags(Tensor indices, Tensor(x) offsets, bool include_last_offset) -> Tensor(x)",
+        [](Stack &stack) {
+          const bool include_last = pop(stack).toBool();
+          const at::Tensor offsets = pop(stack).toTensor(), indices = pop(stack).toTensor();
+          check_bags(indices, offsets, include_last);
+          push(stack, offsets);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::packed(Tensor data, Tensor(x) batch_sizes) -> Tensor(x)",
+        [](Stack &stack) {
+          const at::Tensor sizes = pop(stack).toTensor(), data = pop(stack).toTensor();
+          check_packed(data, sizes);
+          push(stack, sizes);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::pivots(Tensor LU_data, Tensor(x) LU_pivots) -> Tensor(x)",
+        [](Stack &stack) {
+          const at::Tensor pivots = pop(stack).toTensor(), lu = pop(stack).toTensor();
+          check_pivots(lu, pivots);
+          push(stack, pivots);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::weight_norm(Tensor v, Tensor(x) g, int dim) -> Tensor(x)",
+        [](Stack &stack) {
+          const int64_t dim = pop(stack).toInt();
+          const at::Tensor g = pop(stack).toTensor(), v = pop(stack).toTensor();
+          check_weight_norm(v, g, dim);
+          push(stack, g);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
         "rust_host::go_on(bool condition) -> bool",
         [](Stack &) { check_interrupt(); },
         // Not to be moved out of the loop that it watches.
@@ -125,6 +214,40 @@ template <class Select, class Check> void check_before(const char *name, Select 
   }
 }
 
+// Checks whose arguments are the operator's own, by name; what they return takes the place of the second.
+struct Watched {
+  const char *operators, *check;
+  std::vector<const char *> arguments;
+};
+const std::vector<Watched> WATCHED = {
+    {"aten::embedding_bag", "rust_host::bags", {"indices", "offsets", "include_last_offset"}},
+    {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}},
+    {"aten::lstm", "rust_host::packed", {"data", "batch_sizes"}},
+    {"aten::gru", "rust_host::packed", {"data", "batch_sizes"}},
+    {"aten::rnn_tanh", "rust_host::packed", {"data", "batch_sizes"}},
+    {"aten::rnn_relu", "rust_host::packed", {"data", "batch_sizes"}},
+    {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}},
+    {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}},
+};
+
+// Whether the node is watched: then its check stands in front of it.
+void watch(torch::jit::Node *node, const std::string &name) {
+  const auto found = std::find_if(WATCHED.begin(), WATCHED.end(), [&](const Watched &w) { return name == w.operators; });
+  const auto *schema = found == WATCHED.end() ? nullptr : node->maybeSchema();
+  if (!schema)
+    return;
+  std::vector<torch::jit::NamedValue> values;
+  for (const char *argument : found->arguments) {
+    const auto index = schema->argumentIndexWithName(argument);
+    if (!index)
+      return; // an overload without it: a recurrent network over a plain tensor
+    values.emplace_back(node->input(*index));
+  }
+  torch::jit::WithInsertPoint at(node);
+  auto *checked = node->owningGraph()->insert(c10::Symbol::fromQualString(found->check), values);
+  node->replaceInput(*schema->argumentIndexWithName(found->arguments[1]), checked);
+}
+
 void guard_node(torch::jit::Node *node) {
   static const auto divisor = c10::Symbol::fromQualString("rust_host::divisor");
   const auto kind = node->kind();
@@ -145,6 +268,8 @@ void guard_node(torch::jit::Node *node) {
       return;
     torch::jit::WithInsertPoint at(node);
     node->replaceInput(1, graph->insert(divisor, {node->input(0), node->input(1), node->input(*mode)}));
+  } else {
+    watch(node, name);
   }
 }
 
@@ -226,8 +351,9 @@ void replace_operators() {
   const auto pads = [](size_t arguments) {
     return [arguments](const Stack &stack) {
       const int64_t width = stack[stack.size() - arguments + 1].toInt();
-      if (width > LONGEST_TEXT)
-        throw std::runtime_error("a text of " + std::to_string(width) + " characters, more than " + std::to_string(LONGEST_TEXT));
+      // The smallest ones less the text's length are large again.
+      if (width > LONGEST_TEXT || width < std::numeric_limits<int64_t>::min() / 2)
+        throw std::runtime_error("a text of " + std::to_string(width) + " characters, expected at most " + std::to_string(LONGEST_TEXT));
     };
   };
   for (const char *name : {"aten::remainder", "aten::floordiv", "aten::divmod", "aten::__round_to_zero_floordiv"})
@@ -237,6 +363,14 @@ void replace_operators() {
     check_before(name, any, pads(3));
   for (const char *name : {"aten::zfill", "aten::expandtabs"})
     check_before(name, any, pads(2));
+  // These look for an empty text for ever. The text that is searched comes first, what is looked for second.
+  for (const auto &[name, count] : {std::pair{"aten::count", 4U}, {"aten::replace", 4U}, {"aten::rsplit", 3U}})
+    check_before(
+        name, [](const c10::FunctionSchema &s) { return s.arguments().at(0).type()->kind() == c10::TypeKind::StringType; },
+        [arguments = count](const Stack &stack) {
+          if (stack[stack.size() - arguments + 1].toStringRef().empty())
+            throw std::runtime_error("a search for an empty text");
+        });
 }
 
 } // namespace rust_host
