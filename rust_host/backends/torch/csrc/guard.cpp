@@ -12,6 +12,7 @@
 #include <sstream>
 #include <unordered_map>
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 #include <torch/csrc/jit/runtime/operator.h>
@@ -52,8 +53,10 @@ template <class Divisor> void check_tensor_division(const at::Tensor &a, const D
 // libtorch reads and writes wherever offsets lead that are negative, fall, or are none at all.
 void check_bags(const at::Tensor &indices, const at::Tensor &offsets, bool include_last) {
   const bool whole = offsets.scalar_type() == at::kLong || offsets.scalar_type() == at::kInt;
-  if (!offsets.device().is_cpu() || offsets.dim() != 1 || !whole)
-    return; // refused by libtorch itself, or on a device that checks
+  if (!offsets.device().is_cpu() || !whole)
+    return; // on a device that checks, or refused by libtorch itself
+  if (offsets.dim() != 1 || indices.dim() != 1)
+    throw std::runtime_error("an embedding bag takes one list of indices and one of offsets");
   const int64_t count = indices.numel();
   if (offsets.numel() <= (include_last ? 1 : 0) && count > 0)
     throw std::runtime_error("no bag for the " + std::to_string(count) + " indices of an embedding bag: its offsets are empty");
@@ -83,6 +86,38 @@ void check_packed(const at::Tensor &data, const at::Tensor &sizes) {
   }
   if (sum != count)
     refuse("sum up to " + std::to_string(sum) + ", its data has " + std::to_string(count) + " rows");
+}
+
+// The list of steps is as long as the longest sequence claims to be.
+void check_lengths(const at::Tensor &data, const at::Tensor &lengths, bool batch_first) {
+  const int64_t time = batch_first ? 1 : 0;
+  if (lengths.numel() == 0 || data.dim() <= time || lengths.scalar_type() != at::kLong)
+    return; // refused by libtorch itself
+  const int64_t longest = lengths.max().item<int64_t>();
+  if (longest > data.size(time))
+    throw std::runtime_error("a sequence of length " + std::to_string(longest) + ", its data has " + std::to_string(data.size(time)) + " steps");
+}
+
+// With another number of dimensions the state that comes out is memory that nobody wrote.
+void check_recurrent(const at::Tensor &input) {
+  if (input.dim() != 3)
+    throw std::runtime_error("a recurrent network over a tensor of " + std::to_string(input.dim()) + " dimensions, expected 3");
+}
+
+// Sizes of a window or an edge: sums and products of larger ones overflow, and what is read then lies anywhere.
+void check_sizes(const c10::IValue &sizes) {
+  constexpr int64_t most = int64_t{1} << 40;
+  for (const int64_t size : sizes.toIntVector())
+    if (size > most || size < -most)
+      throw std::runtime_error("a size of " + std::to_string(size) + ", expected at most " + std::to_string(most));
+}
+
+// To TorchScript a type, a layout, a memory format are plain numbers, which lead into tables of functions.
+void check_option(Stack &stack) {
+  const int64_t count = pop(stack).toInt();
+  const c10::IValue &value = stack.back();
+  if (value.isInt() && (value.toInt() < 0 || value.toInt() >= count))
+    throw std::runtime_error("there is no type, layout or memory format " + std::to_string(value.toInt()));
 }
 
 // One pivot for each row or column of every matrix: fewer are read past their end.
@@ -165,6 +200,27 @@ const torch::jit::RegisterOperators operators({
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
+        "rust_host::lengths(Tensor input, Tensor(x) lengths, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) {
+          const bool batch_first = pop(stack).toBool();
+          const at::Tensor lengths = pop(stack).toTensor(), data = pop(stack).toTensor();
+          check_lengths(data, lengths, batch_first);
+          push(stack, lengths);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::recurrent(Tensor(x) input) -> Tensor(x)",
+        [](Stack &stack) { check_recurrent(stack.back().toTensor()); }, AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::sizes(int[](x) sizes) -> int[](x)", [](Stack &stack) { check_sizes(stack.back()); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::option(int value, int count) -> int", [](Stack &stack) { check_option(stack); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::option.none(int? value, int count) -> int?", [](Stack &stack) { check_option(stack); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
         "rust_host::pivots(Tensor LU_data, Tensor(x) LU_pivots) -> Tensor(x)",
         [](Stack &stack) {
           const at::Tensor pivots = pop(stack).toTensor(), lu = pop(stack).toTensor();
@@ -214,41 +270,91 @@ template <class Select, class Check> void check_before(const char *name, Select 
   }
 }
 
-// Checks whose arguments are the operator's own, by name; what they return takes the place of the second.
+// Checks whose arguments are the operator's own, by name; what they return takes the place of one of these.
 struct Watched {
   const char *operators, *check;
   std::vector<const char *> arguments;
+  size_t replaced;
 };
 const std::vector<Watched> WATCHED = {
-    {"aten::embedding_bag", "rust_host::bags", {"indices", "offsets", "include_last_offset"}},
-    {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}},
-    {"aten::lstm", "rust_host::packed", {"data", "batch_sizes"}},
-    {"aten::gru", "rust_host::packed", {"data", "batch_sizes"}},
-    {"aten::rnn_tanh", "rust_host::packed", {"data", "batch_sizes"}},
-    {"aten::rnn_relu", "rust_host::packed", {"data", "batch_sizes"}},
-    {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}},
-    {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}},
+    {"aten::embedding_bag", "rust_host::bags", {"indices", "offsets", "include_last_offset"}, 1},
+    {"aten::_pack_padded_sequence", "rust_host::lengths", {"input", "lengths", "batch_first"}, 1},
+    {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}, 1},
+    {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}, 1},
+    // Over a packed sequence, and over a plain tensor.
+    {"aten::lstm", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::gru", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::rnn_tanh", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::rnn_relu", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::lstm", "rust_host::recurrent", {"input"}, 0},
+    {"aten::gru", "rust_host::recurrent", {"input"}, 0},
+    {"aten::rnn_tanh", "rust_host::recurrent", {"input"}, 0},
+    {"aten::rnn_relu", "rust_host::recurrent", {"input"}, 0},
 };
+// Operators all of whose sizes are checked.
+const char *const WINDOWS[] = {"aten::im2col", "aten::col2im", "aten::pad", "aten::constant_pad_nd"};
+const char *const WINDOW_FAMILIES[] = {"aten::replication_pad", "aten::reflection_pad", "aten::max_pool", "aten::avg_pool", "aten::conv"};
 
-// Whether the node is watched: then its check stands in front of it.
+bool has_windows(const std::string &name) {
+  return std::any_of(std::begin(WINDOWS), std::end(WINDOWS), [&](const char *n) { return name == n; }) ||
+         std::any_of(std::begin(WINDOW_FAMILIES), std::end(WINDOW_FAMILIES), [&](const char *n) { return name.rfind(n, 0) == 0; });
+}
+
+// How many values the enumeration of that type has; 0 for any other type.
+int64_t options_of(const c10::TypePtr &type) {
+  switch (type->kind()) {
+  case c10::TypeKind::OptionalType:
+    return options_of(type->expectRef<c10::OptionalType>().getElementType());
+  case c10::TypeKind::ScalarTypeType:
+    return static_cast<int64_t>(at::ScalarType::Undefined);
+  case c10::TypeKind::LayoutType:
+    return static_cast<int64_t>(at::Layout::NumOptions);
+  case c10::TypeKind::MemoryFormatType:
+    return static_cast<int64_t>(at::MemoryFormat::NumOptions);
+  default:
+    return 0;
+  }
+}
+
+void check_options(torch::jit::Node *node) {
+  const auto *schema = node->maybeSchema();
+  for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+    const int64_t count = options_of(schema->arguments()[i].real_type());
+    const auto known = torch::jit::toIValue(node->input(i));
+    if (count == 0 || (known && (known->isNone() || (known->isInt() && known->toInt() >= 0 && known->toInt() < count))))
+      continue;
+    torch::jit::WithInsertPoint at(node);
+    node->replaceInput(i, node->owningGraph()->insert(c10::Symbol::fromQualString("rust_host::option"), {node->input(i), count}));
+  }
+}
+
+// Puts the checks of a watched node in front of it.
 void watch(torch::jit::Node *node, const std::string &name) {
-  const auto found = std::find_if(WATCHED.begin(), WATCHED.end(), [&](const Watched &w) { return name == w.operators; });
-  const auto *schema = found == WATCHED.end() ? nullptr : node->maybeSchema();
+  const bool windows = has_windows(name);
+  const bool listed = std::any_of(WATCHED.begin(), WATCHED.end(), [&](const Watched &w) { return name == w.operators; });
+  const auto *schema = windows || listed ? node->maybeSchema() : nullptr;
   if (!schema)
     return;
-  std::vector<torch::jit::NamedValue> values;
-  for (const char *argument : found->arguments) {
-    const auto index = schema->argumentIndexWithName(argument);
-    if (!index)
-      return; // an overload without it: a recurrent network over a plain tensor
-    values.emplace_back(node->input(*index));
-  }
   torch::jit::WithInsertPoint at(node);
-  auto *checked = node->owningGraph()->insert(c10::Symbol::fromQualString(found->check), values);
-  node->replaceInput(*schema->argumentIndexWithName(found->arguments[1]), checked);
+  const auto replace = [&](size_t index, const char *check, const std::vector<torch::jit::NamedValue> &values) {
+    node->replaceInput(index, node->owningGraph()->insert(c10::Symbol::fromQualString(check), values));
+  };
+  for (const Watched &watched : WATCHED) {
+    std::vector<torch::jit::NamedValue> values;
+    for (const char *argument : watched.arguments)
+      if (const auto index = name == watched.operators ? schema->argumentIndexWithName(argument) : std::nullopt)
+        values.emplace_back(node->input(*index));
+    if (values.size() == watched.arguments.size()) // else it is another overload
+      replace(*schema->argumentIndexWithName(watched.arguments[watched.replaced]), watched.check, values);
+  }
+  for (size_t i = 0; windows && i < node->inputs().size(); ++i)
+    if (node->input(i)->type()->isSubtypeOf(*c10::ListType::ofInts()))
+      replace(i, "rust_host::sizes", {node->input(i)});
 }
 
 void guard_node(torch::jit::Node *node) {
+  check_options(node);
   static const auto divisor = c10::Symbol::fromQualString("rust_host::divisor");
   const auto kind = node->kind();
   const std::string name = kind.toQualString();
@@ -361,6 +467,16 @@ void replace_operators() {
   const auto any = [](const c10::FunctionSchema &) { return true; };
   for (const char *name : {"aten::ljust", "aten::rjust", "aten::center"})
     check_before(name, any, pads(3));
+  // A negative one is large to it.
+  check_before("aten::center", any, [](const Stack &stack) {
+    if (stack[stack.size() - 2].toInt() < 0)
+      throw std::runtime_error("a text of " + std::to_string(stack[stack.size() - 2].toInt()) + " characters");
+  });
+  check_before("aten::gcd", [](const c10::FunctionSchema &s) { return s.overload_name() == "int"; }, [](const Stack &stack) {
+    const int64_t a = stack[stack.size() - 2].toInt(), b = stack.back().toInt();
+    check_division(a, b == -1 ? b : 1);
+    check_division(b, a == -1 ? a : 1);
+  });
   for (const char *name : {"aten::zfill", "aten::expandtabs"})
     check_before(name, any, pads(2));
   // These look for an empty text for ever. The text that is searched comes first, what is looked for second.
