@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lists of what is given
 """Every operator that a file may use, with arguments at random: none may end the process.
 
     python tests/hostile/schemas.py --calls 200 --seed 1

@@ -1,7 +1,7 @@
 """Runs the cells of test_values.py in children that may die: `value_worker.py ours|theirs FOLDER PART PARTS SECONDS`.
 
-`ours` calls the files with rust_host, `theirs` with torch.jit; each writes one pickled answer a cell into FOLDER. The two are
-separate programs, because the checks that rust_host puts into libtorch hold for the whole process.
+`ours` calls the files with rust_host, `theirs` with torch.jit; each writes one pickled answer a cell into FOLDER. The two
+are separate programs, because the checks that rust_host puts into libtorch hold for the whole process.
 """
 
 from __future__ import annotations
@@ -102,11 +102,10 @@ def child(load: Callable[[str], Any], todo: list[Cell], first: int, at: mmap.mma
                 try:
                     call = load(path)
                 except Exception as e:
-                    told = e  # the name `e` ends with the block
-                    call = lambda value: told  # noqa: E731, ARG005
+                    call = e
                 opened = path
             given = value.clone() if isinstance(value, torch.Tensor) else value
-            answer = call(given)
+            answer = call if isinstance(call, Exception) else call(given)
             if isinstance(answer, Exception):
                 answer = ("raises", type(answer).__module__ + "." + type(answer).__name__, str(answer)[-300:])
             else:
