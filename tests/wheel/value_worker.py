@@ -1,7 +1,7 @@
-"""Runs the cells of test_values.py in children that may die: `value_worker.py ours|theirs FOLDER PART PARTS SECONDS`.
+"""Runs the cells of test_values.py in children that may die: `ours|theirs FOLDER PART PARTS SECONDS`.
 
-`ours` calls the files with rust_host, `theirs` with torch.jit; each writes one pickled answer a cell into FOLDER. The two
-are separate programs, because the checks that rust_host puts into libtorch hold for the whole process.
+`ours` calls the files with rust_host, `theirs` with torch.jit; each writes one pickled answer a cell into FOLDER. Two
+programs, because the checks that rust_host puts into libtorch hold for the whole process.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ const INTERNAL: &str = "is internal to libtorch and checks nothing";
 const UNKNOWN: &str = "is not one that a model needs";
 
 /// Public `aten::` operators that are refused all the same.
-const REFUSED: [(&str, &str); 36] = [
+const REFUSED: [(&str, &str); 37] = [
     ("save", FILES),
     ("from_file", FILES),
     ("ctc_loss", MEMORY),
@@ -57,6 +57,7 @@ const REFUSED: [(&str, &str); 36] = [
     ("cudnn_batch_norm", MEMORY),
     ("miopen_convolution", MEMORY),
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
+    ("_weight_norm_interface", MEMORY),
 ];
 
 /// Operators with an underscore in front that `torch.nn` and `torch.unique` emit; their arguments are checked.
@@ -230,6 +231,7 @@ mod tests {
             "aten::from_file",
             "aten::max_pool2d_with_indices_backward",
             "aten::_reshape_alias",
+            "aten::_weight_norm_interface",
             "aten::cudnn_grid_sampler",
             "prim::PythonOp",
             "prim::id",

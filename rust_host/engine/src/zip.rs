@@ -21,7 +21,7 @@ pub struct Member {
 /// A whole zip in memory whose directory was checked; members are checked as they are read.
 #[derive(Clone)]
 pub struct Zip {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     members: Vec<Member>,
     by_name: HashMap<String, usize>,
 }
@@ -77,7 +77,7 @@ impl Zip {
     /// # Errors
     /// `InvalidModel` if it is cut off, contradicts itself, has two members of one name (also if they differ only in
     /// case), a name that leaves the folder, or unpacks to much more than the file's size.
-    pub fn open(bytes: Arc<[u8]>) -> Result<Self> {
+    pub fn open(bytes: Arc<Vec<u8>>) -> Result<Self> {
         let (count, directory, directory_size) = find_directory(&bytes)?;
         if count > MOST_MEMBERS {
             return Err(damaged(format!("it claims to have {count} members")));
