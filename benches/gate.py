@@ -65,10 +65,9 @@ def main() -> None:
             load = [sys.executable, "-W", "ignore", "-c", LOAD, path]
             torch = float(subprocess.run(load, check=True, capture_output=True, text=True).stdout)
             size = path.stat().st_size / 1e6
-            print(
-                f"{path.name[-28:]:28} {size:7.1f} {(seconds - start) * 1e3:9.1f} {(cpu - processor) * 1e3:9.1f} {(peak - base) / 1e6:9.1f}"
-                f" {torch * 1e3:18.1f}"
-            )
+            clock, busy = (seconds - start) * 1e3, (cpu - processor) * 1e3
+            checked = f"{clock:9.1f} {busy:9.1f} {(peak - base) / 1e6:9.1f}"
+            print(f"{path.name[-28:]:28} {size:7.1f} {checked} {torch * 1e3:18.1f}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ def test_is_refused_by_name_and_nothing_is_written(name):
     answer = binary.ask(case.data, "--input", f"x={binary.ONES}")
     assert answer.code in (1, 2), answer
     assert answer.out.startswith("error: ") and "panicked" not in answer.out
-    assert any(word in answer.out for word in case.words), answer.out
+    # The words torch and ops stand in names of files too.
+    words = [f"uses `{word}`" if word in ("torch", "ops", "getattr") else word for word in case.words]
+    assert any(word in answer.out for word in words), answer.out
     assert answer.files == []
     assert answer.seconds < 5
 
