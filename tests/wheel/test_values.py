@@ -25,7 +25,7 @@ import value_models
 import value_worker
 
 #: What our own checks say. Where PyTorch gives an answer all the same, it may have read foreign memory for it.
-OURS = ("embedding bag", "packed sequence", "an empty text", "NaN or infinity", "weight norm", "LU factorisation", "recurrent network", "a sequence of length", "a size of", "there is no type", "characters", "overflows the address space")  # fmt: skip
+OURS = ("embedding bag", "packed sequence", "an empty text", "NaN or infinity", "weight norm", "LU factorisation", "recurrent network", "a sequence of length", "a size of", "there is no type", "integer overflow", "the factorial", "characters", "overflows the address space")  # fmt: skip
 
 PARTS = int(os.environ.get("PARTS", "50"))
 PART = int(os.environ.get("PART", "0"))
@@ -121,7 +121,7 @@ def test_what_is_raised_is_a_rust_host_error(answers):
 def test_answers_are_pytorchs_own(answers):
     bad = []
     for words, ours, theirs in answers:
-        if theirs[0] == "hangs":
+        if theirs[0] == "hangs" or theirs[1:2] == ("builtins.UnicodeDecodeError",):  # half a letter, which we show as one
             right = True
         elif theirs[0] not in ("answers", "raises"):  # PyTorch ended: ours must not give an answer either
             right = ours[0] == "raises"

@@ -20,7 +20,7 @@ const INTERNAL: &str = "is internal to libtorch and checks nothing";
 const UNKNOWN: &str = "is not one that a model needs";
 
 /// Public `aten::` operators that are refused all the same.
-const REFUSED: [(&str, &str); 37] = [
+const REFUSED: [(&str, &str); 41] = [
     ("save", FILES),
     ("from_file", FILES),
     ("ctc_loss", MEMORY),
@@ -58,6 +58,10 @@ const REFUSED: [(&str, &str); 37] = [
     ("miopen_convolution", MEMORY),
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
     ("_weight_norm_interface", MEMORY),
+    ("quantized_lstm_cell", MEMORY),
+    ("quantized_gru_cell", MEMORY),
+    ("quantized_rnn_relu_cell", MEMORY),
+    ("quantized_rnn_tanh_cell", MEMORY),
 ];
 
 /// Operators with an underscore in front that `torch.nn` and `torch.unique` emit; their arguments are checked.

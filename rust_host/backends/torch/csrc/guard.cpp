@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <sstream>
 #include <unordered_map>
@@ -98,18 +99,41 @@ void check_lengths(const at::Tensor &data, const at::Tensor &lengths, bool batch
     throw std::runtime_error("a sequence of length " + std::to_string(longest) + ", its data has " + std::to_string(data.size(time)) + " steps");
 }
 
-// With another number of dimensions the state that comes out is memory that nobody wrote.
-void check_recurrent(const at::Tensor &input) {
+// Input, state and weights that do not fit each other: the fused kernels read and write past the smaller one.
+void check_recurrent(const at::Tensor &input, const std::vector<at::Tensor> &state, const std::vector<at::Tensor> &weights, int64_t layers, bool batch_first) {
+  const auto refuse = [](const std::string &why) { throw std::runtime_error("a recurrent network over " + why); };
   if (input.dim() != 3)
-    throw std::runtime_error("a recurrent network over a tensor of " + std::to_string(input.dim()) + " dimensions, expected 3");
+    refuse("a tensor of " + std::to_string(input.dim()) + " dimensions, expected 3");
+  const int64_t batch = input.size(batch_first ? 0 : 1);
+  for (const auto &h : state)
+    if (h.dim() != 3 || h.size(0) != layers || h.size(1) != batch)
+      refuse("a batch of " + std::to_string(batch) + " whose state has another shape");
+  const bool fit = weights.size() > 1 && weights[0].dim() == 2 && weights[1].dim() == 2 && !state.empty() &&
+                   input.size(2) == weights[0].size(1) && state[0].size(2) == weights[1].size(1) && weights[0].size(0) == weights[1].size(0);
+  if (!fit)
+    refuse("a tensor or with a state whose size does not fit its weights");
+}
+
+template <class State> void check_recurrent(Stack &stack, State state) {
+  const bool batch_first = pop(stack).toBool(), bidirectional = pop(stack).toBool();
+  const int64_t layers = pop(stack).toInt();
+  const auto weights = pop(stack).toTensorVector();
+  const c10::IValue h = pop(stack);
+  check_recurrent(stack.back().toTensor(), state(h), weights, bidirectional ? 2 * layers : layers, batch_first);
 }
 
 // Sizes of a window or an edge: sums and products of larger ones overflow, and what is read then lies anywhere.
 void check_sizes(const c10::IValue &sizes) {
-  constexpr int64_t most = int64_t{1} << 40;
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
   for (const int64_t size : sizes.toIntVector())
     if (size > most || size < -most)
       throw std::runtime_error("a size of " + std::to_string(size) + ", expected at most " + std::to_string(most));
+}
+
+// Cut to an integer it is zero, and divided by.
+void check_step(const at::Scalar &step, bool integral) {
+  if (integral && !step.isComplex() && std::abs(step.toDouble()) < 1)
+    throw std::runtime_error("integer division by zero: a range of integers in steps of less than 1");
 }
 
 // To TorchScript a type, a layout, a memory format are plain numbers, which lead into tables of functions.
@@ -117,7 +141,7 @@ void check_option(Stack &stack) {
   const int64_t count = pop(stack).toInt();
   const c10::IValue &value = stack.back();
   if (value.isInt() && (value.toInt() < 0 || value.toInt() >= count))
-    throw std::runtime_error("there is no type, layout or memory format " + std::to_string(value.toInt()));
+    throw std::runtime_error("there is no type, layout or memory format " + std::to_string(value.toInt()) + " here");
 }
 
 // One pivot for each row or column of every matrix: fewer are read past their end.
@@ -209,8 +233,41 @@ const torch::jit::RegisterOperators operators({
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
-        "rust_host::recurrent(Tensor(x) input) -> Tensor(x)",
-        [](Stack &stack) { check_recurrent(stack.back().toTensor()); }, AliasAnalysisKind::FROM_SCHEMA),
+        "rust_host::recurrent(Tensor(x) input, Tensor[] hx, Tensor[] params, int num_layers, bool bidirectional, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) { check_recurrent(stack, [](const c10::IValue &h) { return h.toTensorVector(); }); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::recurrent.one(Tensor(x) input, Tensor hx, Tensor[] params, int num_layers, bool bidirectional, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) { check_recurrent(stack, [](const c10::IValue &h) { return std::vector<at::Tensor>{h.toTensor()}; }); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::step(Scalar step, int? dtype) -> Scalar",
+        [](Stack &stack) {
+          const c10::IValue dtype = pop(stack);
+          check_step(stack.back().toScalar(), dtype.isInt() && at::isIntegralType(dtype.toScalarType(), true));
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::step.out(Scalar step, Tensor out) -> Scalar",
+        [](Stack &stack) {
+          const at::Tensor out = pop(stack).toTensor();
+          check_step(stack.back().toScalar(), at::isIntegralType(out.scalar_type(), true));
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::groups(int groups) -> int",
+        [](Stack &stack) {
+          if (stack.back().toInt() < 1)
+            throw std::runtime_error("a convolution of " + std::to_string(stack.back().toInt()) + " groups");
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::power(int n) -> int",
+        [](Stack &stack) {
+          if (stack.back().toInt() == std::numeric_limits<int64_t>::min())
+            throw std::runtime_error("integer overflow: the smallest integer as the power of a matrix");
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
         "rust_host::sizes(int[](x) sizes) -> int[](x)", [](Stack &stack) { check_sizes(stack.back()); },
         AliasAnalysisKind::FROM_SCHEMA),
@@ -276,21 +333,32 @@ struct Watched {
   std::vector<const char *> arguments;
   size_t replaced;
 };
+const std::vector<const char *> RECURRENT = {"input", "hx", "params", "num_layers", "bidirectional", "batch_first"};
 const std::vector<Watched> WATCHED = {
     {"aten::embedding_bag", "rust_host::bags", {"indices", "offsets", "include_last_offset"}, 1},
     {"aten::_pack_padded_sequence", "rust_host::lengths", {"input", "lengths", "batch_first"}, 1},
     {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}, 1},
     {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}, 1},
     {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}, 1},
+    {"aten::range", "rust_host::step", {"step", "dtype"}, 0},
+    {"aten::range", "rust_host::step", {"step", "out"}, 0},
+    {"quantized::conv_transpose1d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv_transpose2d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv_transpose3d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv1d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv2d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv3d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"aten::matrix_power", "rust_host::power", {"n"}, 0},
+    {"aten::linalg_matrix_power", "rust_host::power", {"n"}, 0},
     // Over a packed sequence, and over a plain tensor.
     {"aten::lstm", "rust_host::packed", {"data", "batch_sizes"}, 1},
     {"aten::gru", "rust_host::packed", {"data", "batch_sizes"}, 1},
     {"aten::rnn_tanh", "rust_host::packed", {"data", "batch_sizes"}, 1},
     {"aten::rnn_relu", "rust_host::packed", {"data", "batch_sizes"}, 1},
-    {"aten::lstm", "rust_host::recurrent", {"input"}, 0},
-    {"aten::gru", "rust_host::recurrent", {"input"}, 0},
-    {"aten::rnn_tanh", "rust_host::recurrent", {"input"}, 0},
-    {"aten::rnn_relu", "rust_host::recurrent", {"input"}, 0},
+    {"aten::lstm", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::gru", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::rnn_tanh", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::rnn_relu", "rust_host::recurrent", RECURRENT, 0},
 };
 // Operators all of whose sizes are checked.
 const char *const WINDOWS[] = {"aten::im2col", "aten::col2im", "aten::pad", "aten::constant_pad_nd"};
@@ -309,7 +377,7 @@ int64_t options_of(const c10::TypePtr &type) {
   case c10::TypeKind::ScalarTypeType:
     return static_cast<int64_t>(at::ScalarType::Undefined);
   case c10::TypeKind::LayoutType:
-    return static_cast<int64_t>(at::Layout::NumOptions);
+    return static_cast<int64_t>(at::Layout::Mkldnn); // oneDNN's writes past the end for types that it does not have
   case c10::TypeKind::MemoryFormatType:
     return static_cast<int64_t>(at::MemoryFormat::NumOptions);
   default:
@@ -317,10 +385,12 @@ int64_t options_of(const c10::TypePtr &type) {
   }
 }
 
-void check_options(torch::jit::Node *node) {
+void check_options(torch::jit::Node *node, const std::string &name) {
   const auto *schema = node->maybeSchema();
   for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
-    const int64_t count = options_of(schema->arguments()[i].real_type());
+    const auto &argument = schema->arguments()[i];
+    // `aten::to` takes a type as a plain number by its schema too.
+    const int64_t count = options_of(argument.name() == "dtype" && name == "aten::to" ? c10::ScalarTypeType::get() : argument.real_type());
     const auto known = torch::jit::toIValue(node->input(i));
     if (count == 0 || (known && (known->isNone() || (known->isInt() && known->toInt() >= 0 && known->toInt() < count))))
       continue;
@@ -354,11 +424,11 @@ void watch(torch::jit::Node *node, const std::string &name) {
 }
 
 void guard_node(torch::jit::Node *node) {
-  check_options(node);
   static const auto divisor = c10::Symbol::fromQualString("rust_host::divisor");
   const auto kind = node->kind();
   const std::string name = kind.toQualString();
   auto *graph = node->owningGraph();
+  check_options(node, name);
   if (name == "prim::Loop") {
     auto *body = node->blocks()[0];
     torch::jit::WithInsertPoint at(body->return_node());
@@ -471,6 +541,10 @@ void replace_operators() {
   check_before("aten::center", any, [](const Stack &stack) {
     if (stack[stack.size() - 2].toInt() < 0)
       throw std::runtime_error("a text of " + std::to_string(stack[stack.size() - 2].toInt()) + " characters");
+  });
+  check_before("aten::factorial", [](const c10::FunctionSchema &s) { return s.overload_name() == "int"; }, [](const Stack &stack) {
+    if (stack.back().toInt() > LONGEST_TEXT)
+      throw std::runtime_error("the factorial of " + std::to_string(stack.back().toInt()) + ", expected at most of " + std::to_string(LONGEST_TEXT));
   });
   check_before("aten::gcd", [](const c10::FunctionSchema &s) { return s.overload_name() == "int"; }, [](const Stack &stack) {
     const int64_t a = stack[stack.size() - 2].toInt(), b = stack.back().toInt();
