@@ -20,7 +20,7 @@ const INTERNAL: &str = "is internal to libtorch and checks nothing";
 const UNKNOWN: &str = "is not one that a model needs";
 
 /// Public `aten::` operators that are refused all the same.
-const REFUSED: [(&str, &str); 41] = [
+const REFUSED: [(&str, &str); 48] = [
     ("save", FILES),
     ("from_file", FILES),
     ("ctc_loss", MEMORY),
@@ -58,6 +58,13 @@ const REFUSED: [(&str, &str); 41] = [
     ("miopen_convolution", MEMORY),
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
     ("_weight_norm_interface", MEMORY),
+    ("as_strided_", MEMORY),
+    ("batch_norm_stats", MEMORY),
+    ("batch_norm_update_stats", MEMORY),
+    ("batch_norm_elemt", MEMORY),
+    ("batch_norm_gather_stats", MEMORY),
+    ("batch_norm_gather_stats_with_counts", MEMORY),
+    ("choose_qparams_optimized", MEMORY),
     ("quantized_lstm_cell", MEMORY),
     ("quantized_gru_cell", MEMORY),
     ("quantized_rnn_relu_cell", MEMORY),

@@ -202,7 +202,7 @@ const torch::jit::RegisterOperators operators({
         [](Stack &stack) {
           const at::Tensor a = pop(stack).toTensor();
           if (!a.isfinite().all().item<bool>())
-            throw std::runtime_error("eigenvalues of a matrix with NaN or infinity");
+            throw std::runtime_error("NaN or infinity in a matrix whose eigenvalues are wanted, or in a number of draws");
           push(stack, a);
         },
         AliasAnalysisKind::FROM_SCHEMA),
@@ -255,10 +255,13 @@ const torch::jit::RegisterOperators operators({
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
-        "rust_host::groups(int groups) -> int",
+        "rust_host::groups(Tensor weight, int groups) -> int",
         [](Stack &stack) {
-          if (stack.back().toInt() < 1)
-            throw std::runtime_error("a convolution of " + std::to_string(stack.back().toInt()) + " groups");
+          const int64_t groups = pop(stack).toInt();
+          const at::Tensor weight = pop(stack).toTensor();
+          if (groups < 1 || weight.dim() == 0 || groups > weight.size(0))
+            throw std::runtime_error("a convolution of " + std::to_string(groups) + " groups");
+          push(stack, groups);
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
@@ -340,14 +343,15 @@ const std::vector<Watched> WATCHED = {
     {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}, 1},
     {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}, 1},
     {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}, 1},
+    {"aten::binomial", "rust_host::finite", {"count"}, 0}, // never ends
     {"aten::range", "rust_host::step", {"step", "dtype"}, 0},
     {"aten::range", "rust_host::step", {"step", "out"}, 0},
-    {"quantized::conv_transpose1d_prepack", "rust_host::groups", {"groups"}, 0},
-    {"quantized::conv_transpose2d_prepack", "rust_host::groups", {"groups"}, 0},
-    {"quantized::conv_transpose3d_prepack", "rust_host::groups", {"groups"}, 0},
-    {"quantized::conv1d_prepack", "rust_host::groups", {"groups"}, 0},
-    {"quantized::conv2d_prepack", "rust_host::groups", {"groups"}, 0},
-    {"quantized::conv3d_prepack", "rust_host::groups", {"groups"}, 0},
+    {"quantized::conv_transpose1d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv_transpose2d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv_transpose3d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv1d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv2d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv3d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
     {"aten::matrix_power", "rust_host::power", {"n"}, 0},
     {"aten::linalg_matrix_power", "rust_host::power", {"n"}, 0},
     // Over a packed sequence, and over a plain tensor.

@@ -74,6 +74,14 @@ fn a_flipped_bit_anywhere_is_refused_or_changes_nothing() {
 }
 
 #[test]
+fn a_member_that_is_marked_as_a_folder_is_refused() {
+    let mut bytes = sample("aliases");
+    let entry = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    bytes[entry + 38] |= 0x10;
+    assert!(refused(bytes).contains("is marked as a folder"));
+}
+
+#[test]
 fn other_kinds_of_files_are_named() {
     for (bytes, word) in [
         (b"hello".to_vec(), "not a zip"),
