@@ -265,6 +265,13 @@ const torch::jit::RegisterOperators operators({
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
+        "rust_host::values(Tensor(x) input) -> Tensor(x)",
+        [](Stack &stack) {
+          if (stack.back().toTensor().numel() == 0)
+            throw std::runtime_error("a quantized norm over no values");
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
         "rust_host::power(int n) -> int",
         [](Stack &stack) {
           if (stack.back().toInt() == std::numeric_limits<int64_t>::min())
@@ -352,6 +359,9 @@ const std::vector<Watched> WATCHED = {
     {"quantized::conv1d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
     {"quantized::conv2d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
     {"quantized::conv3d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::group_norm", "rust_host::values", {"input"}, 0}, // divides by how many there are
+    {"quantized::instance_norm", "rust_host::values", {"input"}, 0},
+    {"quantized::layer_norm", "rust_host::values", {"input"}, 0},
     {"aten::matrix_power", "rust_host::power", {"n"}, 0},
     {"aten::linalg_matrix_power", "rust_host::power", {"n"}, 0},
     // Over a packed sequence, and over a plain tensor.
