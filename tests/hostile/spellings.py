@@ -96,7 +96,7 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "ops under another name": (("t = ops", 't.aten.save(x, "hole")'), "writes", ("ops",)),
     "ops in brackets": (('(ops.aten).save(x, "hole")',), "writes", ("ops",)),
     "the function under another name": (("f = torch.save", 'f(x, "hole")'), "writes", ("torch",)),
-    "getattr of torch": (('getattr(torch, "save")(x, "hole")',), "writes", ("torch", "getattr")),
+    "getattr of torch": (('getattr(torch, "save")(x, "hole")',), "writes", ("torch", "aten::save")),
     "getattr of ops": (('getattr(ops, "aten").save(x, "hole")',), "writes", ("ops",)),
     "getattr of a namespace": (('getattr(ops.aten, "save")(x, "hole")',), "writes", ("ops", "aten::save")),
     "autograd": (('torch.autograd.save(x, "hole")',), "writes", ("aten::save",)),
