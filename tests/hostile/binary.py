@@ -19,6 +19,8 @@ class Answer:
     code: int
     out: str
     seconds: float
+    #: Seconds of a processor, on however busy a machine.
+    cpu: float
     peak: int
     files: list[str]
 
@@ -49,7 +51,8 @@ def ask(data: bytes, *arguments: str, seconds: float = 10, command: str = "run")
             text = out.read(100_000).decode(errors="replace")
         names = sorted(p.name for p in Path(folder).iterdir() if p.name not in ("m.pt", "out"))
         code = 1000 if timer_ended else process.returncode
-        return Answer(code, text, time.monotonic() - start, used.ru_maxrss * 1024, names)
+        cpu = used.ru_utime + used.ru_stime
+        return Answer(code, text, time.monotonic() - start, cpu, used.ru_maxrss * 1024, names)
 
 
 ONES = "[[1,1,1,1],[1,1,1,1],[1,1,1,1],[1,1,1,1.5]]"

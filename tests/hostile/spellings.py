@@ -96,7 +96,7 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "ops under another name": (("t = ops", 't.aten.save(x, "hole")'), "writes", ("ops",)),
     "ops in brackets": (('(ops.aten).save(x, "hole")',), "writes", ("ops",)),
     "the function under another name": (("f = torch.save", 'f(x, "hole")'), "writes", ("torch",)),
-    "getattr of torch": (('getattr(torch, "save")(x, "hole")',), "writes", ("torch",)),
+    "getattr of torch": (('getattr(torch, "save")(x, "hole")',), "writes", ("torch", "aten::save")),
     "getattr of ops": (('getattr(ops, "aten").save(x, "hole")',), "writes", ("ops",)),
     "getattr of a namespace": (('getattr(ops.aten, "save")(x, "hole")',), "writes", ("ops", "aten::save")),
     "autograd": (('torch.autograd.save(x, "hole")',), "writes", ("aten::save",)),
@@ -208,6 +208,50 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
         "differs",
         ("aten::_sparse",),
     ),
+    "semicolon": (('x = x; torch.save(x, "hole")',), "raises", ("aten::save",)),
+    "carriage return": (('torch.save(x, "hole")\r',), "writes", ("aten::save",)),
+    "vertical tab": (('torch.save\v(x, "hole")',), "writes", ("torch",)),
+    "in a dict": (('d = {"a": torch.save}', 'd["a"](x, "hole")'), "raises", ("torch",)),
+    "in a list": (("l = [torch.save]", 'l[0](x, "hole")'), "raises", ("torch",)),
+    "in a tuple": (("f, g = (torch.save, 1)", 'f(x, "hole")'), "raises", ("torch",)),
+    "one of two": (('(torch.save if True else torch.save)(x, "hole")',), "raises", ("torch",)),
+    "method of a constant": (('CONSTANTS.c0.save("hole")',), "raises", ("aten::save",)),
+    "annotated function": (('annotate(Any, torch.save)(x, "hole")',), "raises", ("torch",)),
+    "method of a cast": (('unchecked_cast(Tensor, x).save("hole")',), "raises", ("aten::save",)),
+    "item of a tuple": (('_9 = (x, torch.save(x, "hole"))[0]',), "writes", ("aten::save",)),
+    "f-string": (("_9 = f\"{torch.save(x, 'hole')}\"",), "raises", ("cannot load",)),
+    "starred": (('torch.save(*[x, "hole"])',), "raises", ("aten::save",)),
+    "by keywords": (('torch.save(item=x, filename="hole")',), "writes", ("aten::save",)),
+    "in an assertion": (('assert False, str(torch.save(x, "hole"))',), "writes", ("aten::save",)),
+    "in print": (('print(torch.save(x, "hole"))',), "writes", ("aten::save",)),
+    "augmented": (('x += torch.save(x, "hole")',), "raises", ("aten::save",)),
+    "as an index": (('_9 = [1][torch.save(x, "hole")]',), "raises", ("aten::save",)),
+    "as a slice": (('_9 = [1][torch.save(x, "hole"):]',), "raises", ("aten::save",)),
+    "with": (('with torch.save(x, "hole"):', "  pass"), "raises", ("aten::save",)),
+    "while": (('while torch.save(x, "hole"):', "  pass"), "raises", ("aten::save",)),
+    "raise": (('raise torch.save(x, "hole")',), "raises", ("aten::save",)),
+    "lambda": (('(lambda: torch.save(x, "hole"))()',), "raises", ("aten::save",)),
+    "isinstance": (('_9 = isinstance(torch.save(x, "hole"), int)',), "writes", ("aten::save",)),
+    "an overload": (('ops.aten.save.default(x, "hole")',), "raises", ("ops",)),
+    "ops of torch": (('torch.ops.aten.save(x, "hole")',), "raises", ("torch",)),
+    "torch._C": (('torch._C._nn.save(x, "hole")',), "raises", ("torch",)),
+    "of the class": (('torch.Tensor.save(x, "hole")',), "raises", ("torch",)),
+    "a bare namespace": (('aten.save(x, "hole")',), "raises", ("aten::save",)),
+    "as C++ writes it": (('aten::save(x, "hole")',), "raises", ("cannot load",)),
+    "torch below __torch__": (('__torch__.torch.save(x, "hole")',), "raises", ("cannot load",)),
+    "aten below __torch__": (('__torch__.aten.save(x, "hole")',), "raises", ("cannot load",)),
+    "import": (("import torch", 'torch.save(x, "hole")'), "raises", ("torch",)),
+    "setattr": (('setattr(self, "w", torch.save)', 'self.w(x, "hole")'), "raises", ("torch",)),
+    "hasattr": (('hasattr(torch, "save")', 'torch.save(x, "hole")'), "raises", ("torch",)),
+    "__call__": (('torch.save.__call__(x, "hole")',), "raises", ("torch",)),
+    "getattr with another": (('getattr(torch, "save", torch.save)(x, "hole")',), "raises", ("getattr",)),
+    "getattr, \\u": (('getattr(torch, "\\u0073ave")(x, "hole")',), "raises", ("getattr",)),
+    "getattr, \\x": (('getattr(torch, "\\x73ave")(x, "hole")',), "raises", ("getattr",)),
+    "ops by an item": (('ops["aten"].save(x, "hole")',), "raises", ("ops",)),
+    "super": (('super().save(x, "hole")',), "raises", ("aten::save",)),
+    "del": (("del x.save",), "raises", ("aten::save",)),
+    "global": (("global torch", 'torch.save(x, "hole")'), "raises", ("torch",)),
+    "a type that is none": (("x = x.to(-1)",), "killed", ("aten::to", "__setstate__")),
     "deep brackets": (("_9 = " + "(" * 2000 + "1" + ")" * 2000,), "differs", ("nest",)),
     "deep calls": (("_9 = " + "torch.neg(" * 5000 + "x" + ")" * 5000,), "differs", ("nest",)),
     "deep signs": (("_9 = " + "-" * 200_000 + "1",), "killed", ("nest",)),
@@ -219,6 +263,34 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "a long chain of items": (("_9 = x" + "[0]" * 200_000,), "killed", ("nest",)),
     "many statements": (("x = x",) * 300_000, "differs", ("tokens",)),
 }
+
+
+#: Where else code can stand: in code of its own behind the archive's, or in place of a line of `forward`.
+PLACES = {
+    "function": 'def f(x: Tensor) -> NoneType:\n  torch.save(x, "hole")\n',
+    "default argument": 'def f(x: Tensor, y: NoneType=torch.save(torch.ones([1]), "hole")) -> NoneType:\n  return None\n',
+    "annotation of an argument": 'def f(x: torch.save(torch.ones([1]), "hole")) -> NoneType:\n  return None\n',
+    "annotation of a result": 'def f(x: Tensor) -> torch.save(torch.ones([1]), "hole"):\n  return None\n',
+    "exported method": 'class A(Module):\n  __parameters__ = []\n  __buffers__ = []\n  def other(self: __torch__.A, x: Tensor) -> NoneType:\n    torch.save(x, "hole")\n',
+    "attribute": 'class A(Module):\n  __parameters__ = [torch.save(torch.ones([1]), "hole")]\n  __buffers__ = []\n',
+    "type of an attribute": 'class A(Module):\n  __parameters__ = []\n  __buffers__ = []\n  a : torch.save(torch.ones([1]), "hole")\n',
+    "constant of a class": 'class A(Module):\n  __parameters__ = []\n  __buffers__ = []\n  a : Final[int] = torch.save(torch.ones([1]), "hole")\n',
+    "named tuple": 'class A(NamedTuple):\n  a : Tensor\n  b : NoneType=torch.save(torch.ones([1]), "hole")\n',
+    "enum": 'class A(Enum):\n  a = torch.save(torch.ones([1]), "hole")\n',
+    "interface": 'class A(ModuleInterface):\n  def forward(self, x: Tensor) -> NoneType:\n    torch.save(x, "hole")\n',
+    "base class": 'class A(torch.save(torch.ones([1]), "hole")):\n  pass\n',
+    "decorator": '@torch.save\ndef f(x: Tensor) -> NoneType:\n  return None\n',
+    "top": 'torch.save(torch.ones([1]), "hole")\n',
+    "own function of that name": 'def save(x: Tensor, y: str) -> NoneType:\n  torch.save(x, y)\n',
+    "function inside a function": 'def f(x: Tensor) -> NoneType:\n  def g(x: Tensor) -> NoneType:\n    torch.save(x, "hole")\n  g(x)\n',
+}  # fmt: skip
+
+
+def placed(text: str) -> bytes:
+    """An archive with that code behind its own."""
+    archive = zips.Archive.read(saved(Plain))
+    archive.code().data += text.encode()
+    return archive.write()
 
 
 def own_method() -> bytes:
@@ -363,6 +435,13 @@ def cases() -> Iterator[Case]:
     yield Case("a false cast", false_cast(), ("Wide",), "differs")
     for name, (lines, libtorch, words) in SPELLINGS.items():
         yield Case(name, code_at_load(*lines), words, libtorch)
+        if name not in ("a type that is none", "in a lambda's place") and not name.startswith(
+            ("deep", "a long", "many")
+        ):
+            # What is only a call that fails at run is told by libtorch's graphs at the latest.
+            yield Case(f"{name}, in forward", code_in_forward(*lines), (*words, "cannot load"), "differs")
+    for place, text in PLACES.items():
+        yield Case(f"place: {place}", placed(text), ("aten::save", "torch"), "differs")
     yield Case("own method of an internal's name", own_method(), ("_reshape_alias",), "differs")
     yield Case(
         "a loop while loading",

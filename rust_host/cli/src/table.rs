@@ -6,10 +6,13 @@ use serde_json::Value as Json;
 /// Rows and columns of a tensor that are shown.
 const ROWS: usize = 10;
 const COLUMNS: usize = 10;
+/// Columns are aligned up to this width: a name in a file can be longer than any line, and `format!` pads to 65,535 at most.
+pub(crate) const WIDEST: usize = 1_000;
 
 /// Lines of aligned columns, each indented by two spaces; no line ends in spaces.
 pub(crate) fn columns(rows: &[Vec<String>]) -> String {
-    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
+    let width =
+        |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0).min(WIDEST);
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count).map(width).collect();
     let line = |row: &Vec<String>| {
@@ -159,6 +162,14 @@ mod tests {
         }
         assert_eq!((grouped(999), grouped(1_199_882)), ("999".to_owned(), "1,199,882".to_owned()));
         assert_eq!((bytes(12), bytes(4_800_000)), ("12 bytes".to_owned(), "4.8 MB".to_owned()));
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_written() {
+        let row = |cell: &str| vec![cell.to_owned(), "b".to_owned()];
+        let long = "a".repeat(70_000);
+        assert_eq!(columns(&[row(&long)]), format!("  {long}  b\n"));
+        assert_eq!(columns(&[row("a"), row("aaa")]), "  a    b\n  aaa  b\n");
     }
 
     #[test]

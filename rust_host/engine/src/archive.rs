@@ -7,7 +7,7 @@ use std::{borrow::Cow, path::Path, sync::Arc};
 #[derive(Clone)]
 pub struct Archive {
     path: std::path::PathBuf,
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     zip: Zip,
     stem: String,
 }
@@ -33,7 +33,7 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_bytes(path: &Path, bytes: Arc<[u8]>) -> Result<Self> {
+    pub fn from_bytes(path: &Path, bytes: Arc<Vec<u8>>) -> Result<Self> {
         let shown = path.display();
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
         if !bytes.starts_with(b"PK\x03\x04") {
@@ -56,7 +56,7 @@ impl Archive {
     }
 
     /// The whole file.
-    pub fn bytes(&self) -> &Arc<[u8]> {
+    pub fn bytes(&self) -> &Arc<Vec<u8>> {
         &self.bytes
     }
 

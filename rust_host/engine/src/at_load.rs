@@ -42,10 +42,7 @@ fn is_harmless(operator: &str) -> bool {
                 | "aten::append"
                 | "aten::list"
                 | "aten::dict"
-                | "aten::to"
                 | "aten::detach"
-                | "aten::clone"
-                | "aten::contiguous"
                 | "aten::Bool"
                 | "aten::Int"
                 | "aten::Float"
@@ -196,6 +193,8 @@ mod tests {
             "  for i in x:\n    pass\n",
             "  torch.ones(9)\n",
             "  x.repeat(9)\n",
+            "  x.to(-1)\n",
+            "  torch.clone(x, memory_format=4)\n",
             "  (x).repeat(9)\n",
             "  x = [0] * 9\n",
             "  x = 1 << 9\n",

@@ -123,7 +123,7 @@ fn datatype_of(descr: &str) -> std::result::Result<(Datatype, bool), String> {
 ///
 /// # Errors
 /// `InvalidInput` if it is no zip, is damaged, or an array cannot be read.
-pub fn read_npz(bytes: Arc<[u8]>, shown: &str) -> Result<Vec<(String, Tensor)>> {
+pub fn read_npz(bytes: Arc<Vec<u8>>, shown: &str) -> Result<Vec<(String, Tensor)>> {
     let wrong = |e: Error| Error::invalid_input(format!("`{shown}`: {}", e.message));
     let zip = Zip::open(bytes).map_err(wrong)?;
     let mut arrays = Vec::new();

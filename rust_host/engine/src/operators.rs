@@ -20,7 +20,7 @@ const INTERNAL: &str = "is internal to libtorch and checks nothing";
 const UNKNOWN: &str = "is not one that a model needs";
 
 /// Public `aten::` operators that are refused all the same.
-const REFUSED: [(&str, &str); 36] = [
+const REFUSED: [(&str, &str); 48] = [
     ("save", FILES),
     ("from_file", FILES),
     ("ctc_loss", MEMORY),
@@ -57,10 +57,22 @@ const REFUSED: [(&str, &str); 36] = [
     ("cudnn_batch_norm", MEMORY),
     ("miopen_convolution", MEMORY),
     ("fbgemm_pack_gemm_matrix_fp16", MEMORY),
+    ("_weight_norm_interface", MEMORY),
+    ("as_strided_", MEMORY),
+    ("batch_norm_stats", MEMORY),
+    ("batch_norm_update_stats", MEMORY),
+    ("batch_norm_elemt", MEMORY),
+    ("batch_norm_gather_stats", MEMORY),
+    ("batch_norm_gather_stats_with_counts", MEMORY),
+    ("choose_qparams_optimized", MEMORY),
+    ("quantized_lstm_cell", MEMORY),
+    ("quantized_gru_cell", MEMORY),
+    ("quantized_rnn_relu_cell", MEMORY),
+    ("quantized_rnn_tanh_cell", MEMORY),
 ];
 
-/// Operators with an underscore in front that `torch.nn` itself emits; their arguments are checked.
-const INNER: [&str; 11] = [
+/// Operators with an underscore in front that `torch.nn` and `torch.unique` emit; their arguments are checked.
+const INNER: [&str; 12] = [
     "_convolution",
     "_native_multi_head_attention",
     "_transformer_encoder_layer_fwd",
@@ -72,6 +84,7 @@ const INNER: [&str; 11] = [
     "_scaled_dot_product_attention_math",
     "_set_item",
     "_unwrap_optional",
+    "_unique2",
 ];
 
 /// Prefixes of a library that libtorch calls itself after choosing it.
@@ -217,6 +230,7 @@ mod tests {
             "aten::__is__",
             "aten::__contains__",
             "aten::_pad_packed_sequence",
+            "aten::_unique2",
             "prim::NumToTensor",
             "quantized::linear",
             "aten::add_",
@@ -228,6 +242,7 @@ mod tests {
             "aten::from_file",
             "aten::max_pool2d_with_indices_backward",
             "aten::_reshape_alias",
+            "aten::_weight_norm_interface",
             "aten::cudnn_grid_sampler",
             "prim::PythonOp",
             "prim::id",

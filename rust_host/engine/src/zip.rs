@@ -21,7 +21,7 @@ pub struct Member {
 /// A whole zip in memory whose directory was checked; members are checked as they are read.
 #[derive(Clone)]
 pub struct Zip {
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     members: Vec<Member>,
     by_name: HashMap<String, usize>,
 }
@@ -31,6 +31,8 @@ const END_64: u32 = 0x0606_4b50;
 const END_64_LOCATOR: u32 = 0x0706_4b50;
 const ENTRY: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
+/// DOS's mark of a folder among the external attributes.
+const FOLDER: u32 = 0x10;
 /// Unpacked bytes may be twice the file and this much more: weights hardly shrink, so a larger ratio is a bomb.
 const SLACK: u64 = 256 << 20;
 const MOST_MEMBERS: u64 = 1 << 20;
@@ -77,7 +79,7 @@ impl Zip {
     /// # Errors
     /// `InvalidModel` if it is cut off, contradicts itself, has two members of one name (also if they differ only in
     /// case), a name that leaves the folder, or unpacks to much more than the file's size.
-    pub fn open(bytes: Arc<[u8]>) -> Result<Self> {
+    pub fn open(bytes: Arc<Vec<u8>>) -> Result<Self> {
         let (count, directory, directory_size) = find_directory(&bytes)?;
         if count > MOST_MEMBERS {
             return Err(damaged(format!("it claims to have {count} members")));
@@ -198,7 +200,8 @@ fn read_entry(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<Member> {
     let crc = cursor.u32()?;
     let (packed, size) = (cursor.u32()?, cursor.u32()?);
     let (name_length, extra_length, comment_length) = (cursor.u16()?, cursor.u16()?, cursor.u16()?);
-    cursor.take(8)?; // disk, attributes
+    cursor.take(4)?; // disk, internal attributes
+    let attributes = cursor.u32()?;
     let offset = cursor.u32()?;
     let name = String::from_utf8(cursor.take(name_length.into())?.to_vec())
         .map_err(|_| damaged("a member's name is not UTF-8"))?;
@@ -212,6 +215,11 @@ fn read_entry(cursor: &mut Cursor<'_>, bytes: &[u8]) -> Result<Member> {
     }
     if name.is_empty() || name.starts_with('/') || name.contains(['\\', '\0']) || name.split('/').any(|p| p == "..") {
         return Err(damaged(format!("the member name `{name}` leaves the archive's folder")));
+    }
+    // libtorch reads nothing from what is a folder to it, and computes with the memory that it did not fill.
+    let folder = attributes & FOLDER != 0 || name.ends_with('/');
+    if folder && !(name.ends_with('/') && size == 0) {
+        return Err(damaged(format!("`{name}` has {size} bytes and is marked as a folder")));
     }
     let deflated = match method {
         0 => false,

@@ -6,7 +6,7 @@ use rust_host_engine::{Archive, Description, operators::Policy, scan};
 use std::path::Path;
 
 fuzz_target!(|data: &[u8]| {
-    let Ok(archive) = Archive::from_bytes(Path::new("m.pt"), data.into()) else { return };
+    let Ok(archive) = Archive::from_bytes(Path::new("m.pt"), data.to_vec().into()) else { return };
     let scanned = scan::scan(&archive, &Policy::default());
     let described = Description::read(&archive);
     // Whatever the gate lets through can be described, and every member can be read again.

@@ -6,7 +6,7 @@ use rust_host_engine::npy;
 
 fuzz_target!(|data: &[u8]| {
     let arrays = if data.starts_with(b"PK") {
-        npy::read_npz(data.into(), "x").unwrap_or_default()
+        npy::read_npz(data.to_vec().into(), "x").unwrap_or_default()
     } else {
         npy::read(data, "x").map(|t| vec![("x".to_owned(), t)]).unwrap_or_default()
     };

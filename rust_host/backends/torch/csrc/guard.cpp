@@ -1,16 +1,19 @@
 // What honest models do that would end or hang the process: integer division by zero and MIN / -1 (SIGFPE), eigenvalues of
-// NaN (SIGSEGV), loops without an end. Operators on plain numbers and texts are replaced by checked ones for the whole
+// NaN, bags and packed sequences whose sizes do not fit (SIGSEGV), loops without an end. Operators on plain numbers and texts are replaced by checked ones for the whole
 // process, because libtorch folds constants with them while it loads. For the rest, small checks are woven into a module's
 // graphs before it runs; each passes a value through or throws, so no pass of libtorch can remove or reorder it.
 #include "guard.h"
 #include "shim.h"
 #include <ATen/ATen.h>
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <sstream>
 #include <unordered_map>
 #include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 #include <torch/csrc/jit/runtime/operator.h>
@@ -31,7 +34,7 @@ void check_division(int64_t a, int64_t b) {
 }
 
 template <class T> bool overflows(const at::Tensor &a, const at::Scalar &b) {
-  return b.to<int64_t>() == -1 && a.eq(std::numeric_limits<T>::min()).any().template item<bool>();
+  return b.isIntegral(false) && b.to<int64_t>() == -1 && a.eq(std::numeric_limits<T>::min()).any().template item<bool>();
 }
 
 template <class T> bool overflows(const at::Tensor &a, const at::Tensor &b) {
@@ -46,6 +49,117 @@ template <class Divisor> void check_tensor_division(const at::Tensor &a, const D
   const bool bad = (a.scalar_type() == at::kInt && overflows<int32_t>(a, b)) || (a.scalar_type() == at::kLong && overflows<int64_t>(a, b));
   if (bad)
     throw std::runtime_error("integer overflow: the smallest integer divided by -1");
+}
+
+// libtorch reads and writes wherever offsets lead that are negative, fall, or are none at all.
+void check_bags(const at::Tensor &indices, const at::Tensor &offsets, bool include_last) {
+  const bool whole = offsets.scalar_type() == at::kLong || offsets.scalar_type() == at::kInt;
+  if (!offsets.device().is_cpu() || !whole)
+    return; // on a device that checks, or refused by libtorch itself
+  if (offsets.dim() != 1 || indices.dim() != 1)
+    throw std::runtime_error("an embedding bag takes one list of indices and one of offsets");
+  const int64_t count = indices.numel();
+  if (offsets.numel() <= (include_last ? 1 : 0) && count > 0)
+    throw std::runtime_error("no bag for the " + std::to_string(count) + " indices of an embedding bag: its offsets are empty");
+  const at::Tensor all = offsets.to(at::kLong).contiguous();
+  int64_t least = 0;
+  for (const int64_t offset : c10::ArrayRef<int64_t>(all.const_data_ptr<int64_t>(), all.numel())) {
+    if (offset < least || offset > count)
+      throw std::runtime_error("the offset " + std::to_string(offset) + " of an embedding bag, expected offsets that rise from 0 to at most " +
+                               std::to_string(count));
+    least = offset;
+  }
+}
+
+// Sizes of a packed sequence that never grow and use up its data: a longer or negative one leads out of it.
+void check_packed(const at::Tensor &data, const at::Tensor &sizes) {
+  const auto refuse = [](const std::string &why) { throw std::runtime_error("the batch sizes of a packed sequence " + why); };
+  if (sizes.dim() != 1 || sizes.scalar_type() != at::kLong || !sizes.device().is_cpu() || sizes.numel() == 0 || data.dim() == 0)
+    refuse("are no list of integers");
+  const at::Tensor all = sizes.contiguous();
+  const int64_t count = data.size(0);
+  int64_t most = count, sum = 0;
+  for (const int64_t size : c10::ArrayRef<int64_t>(all.const_data_ptr<int64_t>(), all.numel())) {
+    if (size < 1 || size > most)
+      refuse("have " + std::to_string(size) + " after " + std::to_string(most));
+    most = size;
+    sum += size; // each is at most count, and the list lies in memory: no overflow
+  }
+  if (sum != count)
+    refuse("sum up to " + std::to_string(sum) + ", its data has " + std::to_string(count) + " rows");
+}
+
+// The list of steps is as long as the longest sequence claims to be.
+void check_lengths(const at::Tensor &data, const at::Tensor &lengths, bool batch_first) {
+  const int64_t time = batch_first ? 1 : 0;
+  if (lengths.numel() == 0 || data.dim() <= time || lengths.scalar_type() != at::kLong)
+    return; // refused by libtorch itself
+  const int64_t longest = lengths.max().item<int64_t>();
+  if (longest > data.size(time))
+    throw std::runtime_error("a sequence of length " + std::to_string(longest) + ", its data has " + std::to_string(data.size(time)) + " steps");
+}
+
+// Input, state and weights that do not fit each other: the fused kernels read and write past the smaller one.
+void check_recurrent(const at::Tensor &input, const std::vector<at::Tensor> &state, const std::vector<at::Tensor> &weights, int64_t layers, bool batch_first) {
+  const auto refuse = [](const std::string &why) { throw std::runtime_error("a recurrent network over " + why); };
+  if (input.dim() != 3)
+    refuse("a tensor of " + std::to_string(input.dim()) + " dimensions, expected 3");
+  const int64_t batch = input.size(batch_first ? 0 : 1);
+  for (const auto &h : state)
+    if (h.dim() != 3 || h.size(0) != layers || h.size(1) != batch)
+      refuse("a batch of " + std::to_string(batch) + " whose state has another shape");
+  const bool fit = weights.size() > 1 && weights[0].dim() == 2 && weights[1].dim() == 2 && !state.empty() &&
+                   input.size(2) == weights[0].size(1) && state[0].size(2) == weights[1].size(1) && weights[0].size(0) == weights[1].size(0);
+  if (!fit)
+    refuse("a tensor or with a state whose size does not fit its weights");
+}
+
+template <class State> void check_recurrent(Stack &stack, State state) {
+  const bool batch_first = pop(stack).toBool(), bidirectional = pop(stack).toBool();
+  const int64_t layers = pop(stack).toInt();
+  const auto weights = pop(stack).toTensorVector();
+  const c10::IValue h = pop(stack);
+  check_recurrent(stack.back().toTensor(), state(h), weights, bidirectional ? 2 * layers : layers, batch_first);
+}
+
+// Sizes of a window or an edge: sums and products of larger ones overflow, and what is read then lies anywhere.
+void check_sizes(const c10::IValue &sizes) {
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  for (const int64_t size : sizes.toIntVector())
+    if (size > most || size < -most)
+      throw std::runtime_error("a size of " + std::to_string(size) + ", expected at most " + std::to_string(most));
+}
+
+// Cut to an integer it is zero, and divided by.
+void check_step(const at::Scalar &step, bool integral) {
+  if (integral && !step.isComplex() && std::abs(step.toDouble()) < 1)
+    throw std::runtime_error("integer division by zero: a range of integers in steps of less than 1");
+}
+
+// To TorchScript a type, a layout, a memory format are plain numbers, which lead into tables of functions.
+void check_option(Stack &stack) {
+  const int64_t count = pop(stack).toInt();
+  const c10::IValue &value = stack.back();
+  if (value.isInt() && (value.toInt() < 0 || value.toInt() >= count))
+    throw std::runtime_error("there is no type, layout or memory format " + std::to_string(value.toInt()) + " here");
+}
+
+// One pivot for each row or column of every matrix: fewer are read past their end.
+void check_pivots(const at::Tensor &lu, const at::Tensor &pivots) {
+  if (lu.dim() < 2)
+    return;
+  std::vector<int64_t> right(lu.sizes().begin(), lu.sizes().end() - 1);
+  right.back() = std::min(lu.size(-1), lu.size(-2));
+  if (pivots.sizes() != c10::IntArrayRef(right))
+    throw std::runtime_error("the pivots of an LU factorisation have another shape than its matrices");
+}
+
+// The fused kernel trusts both.
+void check_weight_norm(const at::Tensor &v, const at::Tensor &g, int64_t dim) {
+  if (dim != 0 && dim != v.dim() - 1)
+    return;
+  if (v.numel() == 0 || dim >= v.dim() || g.numel() != v.size(dim))
+    throw std::runtime_error("a weight norm of a tensor without values, or with a length that does not fit");
 }
 
 std::atomic<int32_t (*)()> poll{nullptr};
@@ -88,8 +202,106 @@ const torch::jit::RegisterOperators operators({
         [](Stack &stack) {
           const at::Tensor a = pop(stack).toTensor();
           if (!a.isfinite().all().item<bool>())
-            throw std::runtime_error("eigenvalues of a matrix with NaN or infinity");
+            throw std::runtime_error("NaN or infinity in a matrix whose eigenvalues are wanted, or in a number of draws");
           push(stack, a);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::bags(Tensor indices, Tensor(x) offsets, bool include_last_offset) -> Tensor(x)",
+        [](Stack &stack) {
+          const bool include_last = pop(stack).toBool();
+          const at::Tensor offsets = pop(stack).toTensor(), indices = pop(stack).toTensor();
+          check_bags(indices, offsets, include_last);
+          push(stack, offsets);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::packed(Tensor data, Tensor(x) batch_sizes) -> Tensor(x)",
+        [](Stack &stack) {
+          const at::Tensor sizes = pop(stack).toTensor(), data = pop(stack).toTensor();
+          check_packed(data, sizes);
+          push(stack, sizes);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::lengths(Tensor input, Tensor(x) lengths, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) {
+          const bool batch_first = pop(stack).toBool();
+          const at::Tensor lengths = pop(stack).toTensor(), data = pop(stack).toTensor();
+          check_lengths(data, lengths, batch_first);
+          push(stack, lengths);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::recurrent(Tensor(x) input, Tensor[] hx, Tensor[] params, int num_layers, bool bidirectional, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) { check_recurrent(stack, [](const c10::IValue &h) { return h.toTensorVector(); }); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::recurrent.one(Tensor(x) input, Tensor hx, Tensor[] params, int num_layers, bool bidirectional, bool batch_first) -> Tensor(x)",
+        [](Stack &stack) { check_recurrent(stack, [](const c10::IValue &h) { return std::vector<at::Tensor>{h.toTensor()}; }); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::step(Scalar step, int? dtype) -> Scalar",
+        [](Stack &stack) {
+          const c10::IValue dtype = pop(stack);
+          check_step(stack.back().toScalar(), dtype.isInt() && at::isIntegralType(dtype.toScalarType(), true));
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::step.out(Scalar step, Tensor out) -> Scalar",
+        [](Stack &stack) {
+          const at::Tensor out = pop(stack).toTensor();
+          check_step(stack.back().toScalar(), at::isIntegralType(out.scalar_type(), true));
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::groups(Tensor weight, int groups) -> int",
+        [](Stack &stack) {
+          const int64_t groups = pop(stack).toInt();
+          const at::Tensor weight = pop(stack).toTensor();
+          if (groups < 1 || weight.dim() == 0 || groups > weight.size(0))
+            throw std::runtime_error("a convolution of " + std::to_string(groups) + " groups");
+          push(stack, groups);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::values(Tensor(x) input) -> Tensor(x)",
+        [](Stack &stack) {
+          if (stack.back().toTensor().numel() == 0)
+            throw std::runtime_error("a quantized norm over no values");
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::power(int n) -> int",
+        [](Stack &stack) {
+          if (stack.back().toInt() == std::numeric_limits<int64_t>::min())
+            throw std::runtime_error("integer overflow: the smallest integer as the power of a matrix");
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::sizes(int[](x) sizes) -> int[](x)", [](Stack &stack) { check_sizes(stack.back()); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::option(int value, int count) -> int", [](Stack &stack) { check_option(stack); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::option.none(int? value, int count) -> int?", [](Stack &stack) { check_option(stack); },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::pivots(Tensor LU_data, Tensor(x) LU_pivots) -> Tensor(x)",
+        [](Stack &stack) {
+          const at::Tensor pivots = pop(stack).toTensor(), lu = pop(stack).toTensor();
+          check_pivots(lu, pivots);
+          push(stack, pivots);
+        },
+        AliasAnalysisKind::FROM_SCHEMA),
+    torch::jit::Operator(
+        "rust_host::weight_norm(Tensor v, Tensor(x) g, int dim) -> Tensor(x)",
+        [](Stack &stack) {
+          const int64_t dim = pop(stack).toInt();
+          const at::Tensor g = pop(stack).toTensor(), v = pop(stack).toTensor();
+          check_weight_norm(v, g, dim);
+          push(stack, g);
         },
         AliasAnalysisKind::FROM_SCHEMA),
     torch::jit::Operator(
@@ -125,11 +337,112 @@ template <class Select, class Check> void check_before(const char *name, Select 
   }
 }
 
+// Checks whose arguments are the operator's own, by name; what they return takes the place of one of these.
+struct Watched {
+  const char *operators, *check;
+  std::vector<const char *> arguments;
+  size_t replaced;
+};
+const std::vector<const char *> RECURRENT = {"input", "hx", "params", "num_layers", "bidirectional", "batch_first"};
+const std::vector<Watched> WATCHED = {
+    {"aten::embedding_bag", "rust_host::bags", {"indices", "offsets", "include_last_offset"}, 1},
+    {"aten::_pack_padded_sequence", "rust_host::lengths", {"input", "lengths", "batch_first"}, 1},
+    {"aten::_pad_packed_sequence", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::lu_unpack", "rust_host::pivots", {"LU_data", "LU_pivots"}, 1},
+    {"aten::_weight_norm", "rust_host::weight_norm", {"v", "g", "dim"}, 1},
+    {"aten::binomial", "rust_host::finite", {"count"}, 0}, // never ends
+    {"aten::range", "rust_host::step", {"step", "dtype"}, 0},
+    {"aten::range", "rust_host::step", {"step", "out"}, 0},
+    {"quantized::conv_transpose1d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv_transpose2d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv_transpose3d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv1d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv2d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::conv3d_prepack", "rust_host::groups", {"weight", "groups"}, 1},
+    {"quantized::group_norm", "rust_host::values", {"input"}, 0}, // divides by how many there are
+    {"quantized::instance_norm", "rust_host::values", {"input"}, 0},
+    {"quantized::layer_norm", "rust_host::values", {"input"}, 0},
+    {"aten::matrix_power", "rust_host::power", {"n"}, 0},
+    {"aten::linalg_matrix_power", "rust_host::power", {"n"}, 0},
+    // Over a packed sequence, and over a plain tensor.
+    {"aten::lstm", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::gru", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::rnn_tanh", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::rnn_relu", "rust_host::packed", {"data", "batch_sizes"}, 1},
+    {"aten::lstm", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::gru", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::rnn_tanh", "rust_host::recurrent", RECURRENT, 0},
+    {"aten::rnn_relu", "rust_host::recurrent", RECURRENT, 0},
+};
+// Operators all of whose sizes are checked.
+const char *const WINDOWS[] = {"aten::im2col", "aten::col2im", "aten::pad", "aten::constant_pad_nd"};
+const char *const WINDOW_FAMILIES[] = {"aten::replication_pad", "aten::reflection_pad", "aten::max_pool", "aten::avg_pool", "aten::conv"};
+
+bool has_windows(const std::string &name) {
+  return std::any_of(std::begin(WINDOWS), std::end(WINDOWS), [&](const char *n) { return name == n; }) ||
+         std::any_of(std::begin(WINDOW_FAMILIES), std::end(WINDOW_FAMILIES), [&](const char *n) { return name.rfind(n, 0) == 0; });
+}
+
+// How many values the enumeration of that type has; 0 for any other type.
+int64_t options_of(const c10::TypePtr &type) {
+  switch (type->kind()) {
+  case c10::TypeKind::OptionalType:
+    return options_of(type->expectRef<c10::OptionalType>().getElementType());
+  case c10::TypeKind::ScalarTypeType:
+    return static_cast<int64_t>(at::ScalarType::Undefined);
+  case c10::TypeKind::LayoutType:
+    return static_cast<int64_t>(at::Layout::Mkldnn); // oneDNN's writes past the end for types that it does not have
+  case c10::TypeKind::MemoryFormatType:
+    return static_cast<int64_t>(at::MemoryFormat::NumOptions);
+  default:
+    return 0;
+  }
+}
+
+void check_options(torch::jit::Node *node, const std::string &name) {
+  const auto *schema = node->maybeSchema();
+  for (size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+    const auto &argument = schema->arguments()[i];
+    // `aten::to` takes a type as a plain number by its schema too.
+    const int64_t count = options_of(argument.name() == "dtype" && name == "aten::to" ? c10::ScalarTypeType::get() : argument.real_type());
+    const auto known = torch::jit::toIValue(node->input(i));
+    if (count == 0 || (known && (known->isNone() || (known->isInt() && known->toInt() >= 0 && known->toInt() < count))))
+      continue;
+    torch::jit::WithInsertPoint at(node);
+    node->replaceInput(i, node->owningGraph()->insert(c10::Symbol::fromQualString("rust_host::option"), {node->input(i), count}));
+  }
+}
+
+// Puts the checks of a watched node in front of it.
+void watch(torch::jit::Node *node, const std::string &name) {
+  const bool windows = has_windows(name);
+  const bool listed = std::any_of(WATCHED.begin(), WATCHED.end(), [&](const Watched &w) { return name == w.operators; });
+  const auto *schema = windows || listed ? node->maybeSchema() : nullptr;
+  if (!schema)
+    return;
+  torch::jit::WithInsertPoint at(node);
+  const auto replace = [&](size_t index, const char *check, const std::vector<torch::jit::NamedValue> &values) {
+    node->replaceInput(index, node->owningGraph()->insert(c10::Symbol::fromQualString(check), values));
+  };
+  for (const Watched &watched : WATCHED) {
+    std::vector<torch::jit::NamedValue> values;
+    for (const char *argument : watched.arguments)
+      if (const auto index = name == watched.operators ? schema->argumentIndexWithName(argument) : std::nullopt)
+        values.emplace_back(node->input(*index));
+    if (values.size() == watched.arguments.size()) // else it is another overload
+      replace(*schema->argumentIndexWithName(watched.arguments[watched.replaced]), watched.check, values);
+  }
+  for (size_t i = 0; windows && i < node->inputs().size(); ++i)
+    if (node->input(i)->type()->isSubtypeOf(*c10::ListType::ofInts()))
+      replace(i, "rust_host::sizes", {node->input(i)});
+}
+
 void guard_node(torch::jit::Node *node) {
   static const auto divisor = c10::Symbol::fromQualString("rust_host::divisor");
   const auto kind = node->kind();
   const std::string name = kind.toQualString();
   auto *graph = node->owningGraph();
+  check_options(node, name);
   if (name == "prim::Loop") {
     auto *body = node->blocks()[0];
     torch::jit::WithInsertPoint at(body->return_node());
@@ -145,6 +458,8 @@ void guard_node(torch::jit::Node *node) {
       return;
     torch::jit::WithInsertPoint at(node);
     node->replaceInput(1, graph->insert(divisor, {node->input(0), node->input(1), node->input(*mode)}));
+  } else {
+    watch(node, name);
   }
 }
 
@@ -226,8 +541,9 @@ void replace_operators() {
   const auto pads = [](size_t arguments) {
     return [arguments](const Stack &stack) {
       const int64_t width = stack[stack.size() - arguments + 1].toInt();
-      if (width > LONGEST_TEXT)
-        throw std::runtime_error("a text of " + std::to_string(width) + " characters, more than " + std::to_string(LONGEST_TEXT));
+      // The smallest ones less the text's length are large again.
+      if (width > LONGEST_TEXT || width < std::numeric_limits<int64_t>::min() / 2)
+        throw std::runtime_error("a text of " + std::to_string(width) + " characters, expected at most " + std::to_string(LONGEST_TEXT));
     };
   };
   for (const char *name : {"aten::remainder", "aten::floordiv", "aten::divmod", "aten::__round_to_zero_floordiv"})
@@ -235,8 +551,30 @@ void replace_operators() {
   const auto any = [](const c10::FunctionSchema &) { return true; };
   for (const char *name : {"aten::ljust", "aten::rjust", "aten::center"})
     check_before(name, any, pads(3));
+  // A negative one is large to it.
+  check_before("aten::center", any, [](const Stack &stack) {
+    if (stack[stack.size() - 2].toInt() < 0)
+      throw std::runtime_error("a text of " + std::to_string(stack[stack.size() - 2].toInt()) + " characters");
+  });
+  check_before("aten::factorial", [](const c10::FunctionSchema &s) { return s.overload_name() == "int"; }, [](const Stack &stack) {
+    if (stack.back().toInt() > LONGEST_TEXT)
+      throw std::runtime_error("the factorial of " + std::to_string(stack.back().toInt()) + ", expected at most of " + std::to_string(LONGEST_TEXT));
+  });
+  check_before("aten::gcd", [](const c10::FunctionSchema &s) { return s.overload_name() == "int"; }, [](const Stack &stack) {
+    const int64_t a = stack[stack.size() - 2].toInt(), b = stack.back().toInt();
+    check_division(a, b == -1 ? b : 1);
+    check_division(b, a == -1 ? a : 1);
+  });
   for (const char *name : {"aten::zfill", "aten::expandtabs"})
     check_before(name, any, pads(2));
+  // These look for an empty text for ever. The text that is searched comes first, what is looked for second.
+  for (const auto &[name, count] : {std::pair{"aten::count", 4U}, {"aten::replace", 4U}, {"aten::rsplit", 3U}})
+    check_before(
+        name, [](const c10::FunctionSchema &s) { return s.arguments().at(0).type()->kind() == c10::TypeKind::StringType; },
+        [arguments = count](const Stack &stack) {
+          if (stack[stack.size() - arguments + 1].toStringRef().empty())
+            throw std::runtime_error("a search for an empty text");
+        });
 }
 
 } // namespace rust_host

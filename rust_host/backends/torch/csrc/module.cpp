@@ -173,6 +173,10 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
     for (auto *function : loaded->module._ivalue()->compilation_unit()->get_functions())
       if (auto *graph = torch::jit::tryToGraphFunction(*function))
         rust_host::guard(*graph->graph());
+    // Describing wrote functions and submodules into their callers, and libtorch keeps such copies: without the checks.
+    for (auto *function : loaded->module._ivalue()->compilation_unit()->get_functions())
+      if (auto *graph = torch::jit::tryToGraphFunction(*function))
+        graph->clear_optimized_graphs();
     *out = loaded.release();
   });
 }

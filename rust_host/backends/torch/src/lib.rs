@@ -82,7 +82,7 @@ struct TorchProgram {
     /// `None` only while it is dropped.
     module: Option<shim::Module>,
     /// What it was loaded from.
-    bytes: Arc<[u8]>,
+    bytes: Arc<Vec<u8>>,
     state: shim::State,
     methods: Vec<Method>,
     operators: Vec<String>,
@@ -90,7 +90,7 @@ struct TorchProgram {
 }
 
 impl TorchProgram {
-    fn load(bytes: Arc<[u8]>, device: Device) -> Result<Self> {
+    fn load(bytes: Arc<Vec<u8>>, device: Device) -> Result<Self> {
         on_a_large_stack(move || {
             let module = shim::Module::load(&bytes, device)?;
             let (state, methods, operators) = (module.state(), module.methods()?, module.operators()?);

@@ -93,7 +93,7 @@ fn text(outcome: &Outcome) -> String {
 
 /// The drawing, with its labels to the right of its first lines.
 fn beside(drawing: &[String], labels: &[(String, f64)]) -> String {
-    let most = labels.iter().map(|(l, _)| l.chars().count()).max().unwrap_or(0);
+    let most = labels.iter().map(|(l, _)| l.chars().count()).max().unwrap_or(0).min(table::WIDEST);
     let line = |(i, line): (usize, &String)| {
         let right = labels.get(i).map(|(label, p)| format!("   {label:<most$}  {:>7}", table::percent(*p)));
         format!("  {}\n", format!("{line}{}", right.unwrap_or_default()).trim_end())

@@ -61,15 +61,24 @@ fn an_archive_that_was_cut_off_anywhere_is_refused() {
 fn a_flipped_bit_anywhere_is_refused_or_changes_nothing() {
     let whole = sample("aliases");
     let original = open(whole.clone()).unwrap();
-    for at in 0..whole.len() {
+    for bit in 0..8 * whole.len() {
+        let at = bit / 8;
         let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (at % 8);
+        bytes[at] ^= 1 << (bit % 8);
         let Ok(archive) = open(bytes) else { continue };
         // What still opens must hold the same members: the flip was in padding, a date or a version.
         let same =
             original.members().all(|(name, _)| archive.member(name).ok().flatten() == original.member(name).unwrap());
         assert!(same && archive.members().count() == original.members().count(), "byte {at} was not noticed");
     }
+}
+
+#[test]
+fn a_member_that_is_marked_as_a_folder_is_refused() {
+    let mut bytes = sample("aliases");
+    let entry = bytes.windows(4).position(|w| w == b"PK\x01\x02").unwrap();
+    bytes[entry + 38] |= 0x10;
+    assert!(refused(bytes).contains("is marked as a folder"));
 }
 
 #[test]
