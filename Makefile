@@ -31,6 +31,12 @@ $(VENV)/.installed: pyproject.toml uv.lock
 
 setup: $(VENV)/.installed ## Python packages in .venv
 
+# What only tests of tables need (500 MB); a moment where it is there already.
+$(VENV)/.tables: $(VENV)/.installed
+	$(call step,installing the table libraries of the tests: polars duckdb pyarrow pandas (once))
+	@uv sync --frozen --inexact --extra authoring --group tables --compile-bytecode --quiet
+	@touch $@
+
 build: setup ## the native binary: target/release/rust-host
 	$(call step,building the native binary (the first time 2 minutes; most of it is the C++ of torch-sys))
 	@cargo build --release --locked --quiet
@@ -48,10 +54,10 @@ test: test-rust test-python ## every test: cargo and pytest
 
 test-rust: build
 	$(call step,cargo test)
-	@cargo test --locked --quiet
+	@cargo test --locked --quiet --features rust-host-cli/batch
 	@cargo test --locked --quiet -p rust-host-python
 
-test-python: wheel
+test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
@@ -70,7 +76,7 @@ fuzz: build ## every reader of foreign bytes, then mutants of whole archives, ea
 	done
 	@python tests/hostile/mutate.py --count 1000000 --seed $$(date +%s) --seconds $$(( $(MINUTES) * 60 ))
 
-lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
+lint: wheel $(VENV)/.tables ## ruff, mypy, rustfmt, clippy; warnings are errors
 	$(call step,ruff)
 	@ruff check --quiet . && ruff format --check --quiet .
 	$(call step,mypy)
@@ -78,6 +84,8 @@ lint: wheel ## ruff, mypy, rustfmt, clippy; warnings are errors
 	$(call step,rustfmt and clippy)
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@cargo clippy -p rust-host-tables -p rust-host-cli --features rust-host-cli/batch --all-targets --locked --quiet -- -D warnings
+	@cargo clippy -p rust-host-tables --all-targets --locked --quiet -- -D warnings
 
 dist: setup ## dist/rust-host-*.tar.xz: the binary with every library it needs
 	$(call step,building the self-contained archive)

@@ -36,6 +36,18 @@ class Mlp(nn.Module):
         return self.second(torch.relu(self.first(features)))
 
 
+class Wide(nn.Module):
+    """64 → 128 → 128 → 10: about 1 µs a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Score each row."""
+        return self.layers(features)
+
+
 class Small(nn.Module):
     """A picture of any size, made 224 × 224 in the graph, then hardly any work: what is measured is the way to it."""
 
@@ -77,14 +89,14 @@ def save(model: nn.Module, path: Path, inputs: list, outputs: list, **more: obje
     torch.jit.script(model.eval()).save(str(path), _extra_files={"contract.json": json.dumps(contract)})
 
 
-def bare(path: Path, rows: int) -> float:
-    """Rows a second of nothing but the forward pass, at its best batch size, in one thread."""
-    torch.set_num_threads(1)
+def bare(path: Path, rows: int, width: int = 4, threads: int = 1) -> float:
+    """Rows a second of nothing but the forward pass, at its best batch size."""
+    torch.set_num_threads(threads)
     model = torch.jit.load(str(path))
     best = 0.0
     with torch.inference_mode():
         for batch in (1024, 4096, 16384, 65536):
-            x = torch.rand(batch, 4)
+            x = torch.rand(batch, width)
             for _ in range(20):
                 model(x)
             for _ in range(ROUNDS):
@@ -196,6 +208,103 @@ def tables(work: Path, rows: int) -> None:
     print(f"{'memory with a tenth of the rows, csv':44}{'':35}{memory:6.0f} MB")
 
 
+def wide(work: Path, rows: int) -> None:
+    """Files through a model of about 1 µs a row."""
+    model, source = work / "wide.pt", work / "wide.csv"
+    save(Wide(), model, [tensor("features", ["batch", 64])], [tensor("logits", ["batch", 10], rtol=0.0, atol=0.0)])
+    values = torch.rand(2000, 64)
+    lines = [",".join(f"{v:.6g}" for v in row) + "\n" for row in values.tolist()]
+    with source.open("w") as out:
+        out.write("id," + ",".join(f"features.{i}" for i in range(64)) + "\n")
+        out.writelines(f"{i},{lines[i % 2000]}" for i in range(rows))
+    forward = bare(model, rows, 64)
+    print(f"\n{rows:,} rows through the MLP 64-128-128-10; median of {ROUNDS}, {CORES} cores\n")
+    print(f"{'bare forward pass, best batch, 1 thread':44}{forward:14,.0f} rows/s")
+    kinds = [("csv", source)]
+    try:
+        import numpy
+        import pyarrow
+        import pyarrow.parquet
+
+        columns = numpy.tile(values.numpy(), (rows // 2000 + 1, 1))[:rows]
+        table = pyarrow.table({"id": numpy.arange(rows), **{f"features.{i}": columns[:, i] for i in range(64)}})
+        pyarrow.parquet.write_table(table, work / "wide.parquet")
+        kinds.append(("parquet", work / "wide.parquet"))
+    except ImportError:
+        print("pyarrow is not installed: no Parquet")
+    for kind, path in kinds:
+        try:
+            seconds, _, memory = ours(model, path, work / f"out.{kind}")
+        except SystemExit as e:
+            print(json.loads(str(e).splitlines()[0])["error"]["message"])
+            continue
+        print(
+            f"{'rust-host run, ' + kind:44}{rows / seconds:14,.0f} rows/s  {rows / seconds / forward:5.2f} x bare   {memory:6.0f} MB"
+        )
+
+
+# A table in memory, as both have it; the largest memory is what the process has at the end beyond the table.
+MAPPED = """
+import resource, statistics, sys, time
+import pandas, pyarrow, numpy, torch, {library}
+model, rows, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+torch.set_num_threads(1)
+values = numpy.random.default_rng(0).random((width, rows), dtype=numpy.float32)
+table = pyarrow.table(dict(id=numpy.arange(rows), **{{f"features.{{i}}": values[i] for i in range(width)}}))
+if "{library}" == "torch":
+    model = torch.jit.load(model)
+    table = table.to_pandas(split_blocks=True)
+    names = [f"features.{{i}}" for i in range(width)]
+    def run():
+        with torch.inference_mode():
+            out = model(torch.from_numpy(table[names].to_numpy("float32"))).numpy()
+        return table.drop(columns=names).assign(**{{f"logits.{{i}}": out[:, i] for i in range(out.shape[1])}})
+else:
+    model = rust_host.Model(model, "cpu")
+    rust_host.set_threads(1)
+    def run():
+        return model.map(table)
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+times = []
+for _ in range(5):
+    start = time.perf_counter()
+    out = run()
+    times.append(time.perf_counter() - start)
+    first = first if len(times) > 1 else peak() - before
+print(statistics.median(times), first, table.nbytes / 1e6 if hasattr(table, "nbytes") else table.memory_usage().sum() / 1e6)
+"""
+
+
+def in_memory(work: Path, rows: int) -> None:
+    """`Model.map` of the wheel and pandas + torch, both in one thread."""
+    try:
+        import pandas  # noqa: F401
+        import pyarrow  # noqa: F401
+    except ImportError:
+        print("\npandas and pyarrow are not installed: no tables in memory")
+        return
+    for module, width, outputs in ((Mlp(), 4, 3), (Wide(), 64, 10)):
+        model = work / "memory.pt"
+        save(
+            module,
+            model,
+            [tensor("features", ["batch", width])],
+            [tensor("logits", ["batch", outputs], rtol=0.0, atol=0.0)],
+        )
+        forward = bare(model, rows, width)
+        print(f"\n{rows:,} rows in memory through {module.__doc__.split(':')[0].rstrip('.')}; median of 5, 1 thread\n")
+        print(f"{'bare forward pass, best batch':44}{forward:14,.0f} rows/s")
+        for library, name in (("rust_host", "Model.map"), ("torch", "pandas + torch")):
+            script = [sys.executable, "-W", "ignore", "-c", MAPPED.format(library=library), str(model), str(rows)]
+            run = subprocess.run([*script, str(width)], check=True, capture_output=True, text=True)
+            seconds, memory, table = map(float, run.stdout.split())
+            print(
+                f"{name:44}{rows / seconds:14,.0f} rows/s  {rows / seconds / forward:5.2f} x bare  + {memory:4.0f} MB beside a table of {table:.0f} MB"
+            )
+
+
 TORCHVISION = """
 import sys, time
 from pathlib import Path
@@ -256,4 +365,6 @@ if __name__ == "__main__":
     given = [int(a) for a in sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
         tables(Path(folder), given[0] if given else 1_000_000)
+        wide(Path(folder), (given[0] if given else 1_000_000) // 5)
+        in_memory(Path(folder), given[0] if given else 1_000_000)
         pictures(Path(folder), given[1] if given[1:] else 400)

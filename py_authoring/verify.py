@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from py_authoring.archive_view import Archive, InvalidFileContractError, read_archive
-from py_authoring.contract import Contract
+from py_authoring.contract import Contract, Image
 from py_authoring.device import choose_device
 from py_authoring.difference import Difference, measure, worst
 from py_authoring.errors import AuthoringError, InvalidContractError, RefusedError
-from py_authoring.export import golden
+from py_authoring.export import golden, picture
 from py_authoring.export.parity import last_line, run
 from py_authoring.export.returns import flatten_as
 
 
 class ReplayError(AuthoringError, RuntimeError):
-    """The model raises for one of its own golden examples."""
+    """The model raises for one of its own golden examples, or the example contradicts itself."""
 
     kind = "mismatch"
 
@@ -95,7 +95,7 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
         NotFoundError, InvalidModelError: no such file, or no TorchScript archive.
         InvalidFileContractError: it has no contract, a wrong one, or no golden examples.
         DeviceError: the device is not there.
-        ReplayError: the model raises for an example.
+        ReplayError: the model raises for an example, or its picture becomes another input than the one beside it.
 
     Example:
         >>> import shutil, tempfile
@@ -113,6 +113,8 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     names = [part.name for part in contract.inputs]
     seen: dict[str, list[Difference]] = {part.name: [] for part in contract.outputs}
     for number, example in enumerate(examples):
+        if contract.image is not None:
+            _compare_pictures(archive, contract.image, number, example)
         inputs = {name: value.to(where) for name, value in example.inputs.items()}
         try:
             returned = run(module, [name for name in names if name in inputs], inputs)
@@ -128,6 +130,20 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
             seen[part.name].append(difference)
     results = [OutputResult(part.name, worst(seen[part.name]), part.rtol, part.atol) for part in contract.outputs]
     return Verification(archive.path, contract.name, str(where), len(examples), results, time.perf_counter() - started)
+
+
+def _compare_pictures(archive: Archive, image: Image, number: int, example: golden.Example) -> None:
+    for name, data in example.pictures.items():
+        shown, expected = f"`{archive.path}`: golden `{number}.raw.{name}`", example.inputs[name][:1]
+        try:
+            got = picture.decode(data, image, expected.dtype)
+        except InvalidContractError as error:
+            raise InvalidFileContractError(f"{shown}: {error.message}") from error
+        if got.shape != expected.shape:
+            raise ReplayError(f"{shown} becomes the shape {list(got.shape)}, its input has {list(expected.shape)}")
+        if not torch.equal(got, expected):
+            largest = (got.double() - expected.double()).abs().max().item()
+            raise ReplayError(f"{shown} becomes another input than `{number}.input.{name}`, by up to {largest:.3g}")
 
 
 def _examples(archive: Archive) -> tuple[Contract, list[golden.Example]]:

@@ -10,6 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 import py_authoring
 from py_authoring.card import write_card
-from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Producer, read_contract
+from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Image, Producer, read_contract
 from py_authoring.data import Splits, load_splits
 from py_authoring.difference import Difference
 from py_authoring.errors import ModelFileError, RecipeError
-from py_authoring.export import archive, golden, signature
+from py_authoring.export import archive, golden, picture, signature
 from py_authoring.export.cases import Cases, golden_cases, run_cases
 from py_authoring.export.parity import Case, Report, compare
 from py_authoring.export.provenance import describe_data, describe_provenance, measure_metrics
@@ -165,14 +166,35 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
     module, notes = _compile(model, sampler, cases.cases, section.method)
     if weights.checkpoint is None:
         notes.insert(0, f"untrained: the weights are the initial ones of seed {resolved.recipe.training.seed}")
-    examples = golden_cases(model, sampler, cases.layout, section.golden_count, section.batch_sizes)
-    contract = _contract(weights, sampler, cases, len(examples), splits, command)
-    stored = golden.to_bytes([golden.Example(case.inputs, case.outputs) for case in examples])
+    contract = _contract(weights, sampler, cases, section.golden_count, splits, command)
+    pictures: dict[str, bytes] = {}
+    through_file = partial(_through_a_file, contract.image, pictures)
+    examples = golden_cases(
+        model, sampler, cases.layout, section.golden_count, section.batch_sizes, change_first=through_file
+    )
+    if contract.image is not None and examples and not pictures:
+        notes.append(
+            f"golden examples have no picture: no file becomes such values of `{contract.image.input}` by export.image"
+        )
+    stored = golden.to_bytes(
+        [golden.Example(case.inputs, case.outputs, {} if n else pictures) for n, case in enumerate(examples)]
+    )
     data = archive.to_bytes(module, contract, stored)
     exported = archive.from_bytes(data)
     report = compare(exported, sampler.names, cases.layout, [*cases.cases, *examples], section.rtol, section.atol)
     golden.from_bytes(stored, contract)
     return Exported(data, contract, report, notes)
+
+
+def _through_a_file(image: Image | None, pictures: dict[str, bytes], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Makes the first picture of a batch what its PNG becomes, so that file and input are equal to the last bit."""
+    data = None if image is None else picture.encode(inputs[image.input], image)
+    if image is None or data is None:
+        return inputs
+    pictures[image.input] = data
+    batch = inputs[image.input].clone()
+    batch[:1] = picture.decode(data, image, batch.dtype)
+    return {**inputs, image.input: batch}
 
 
 def _compile(

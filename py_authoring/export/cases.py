@@ -6,7 +6,7 @@ the sizes that the eager model itself takes or refuses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,13 +79,20 @@ def run_cases(
 
 
 def golden_cases(
-    model: nn.Module, sampler: Sampler, layout: Layout, count: int, batch_sizes: Sequence[int]
+    model: nn.Module,
+    sampler: Sampler,
+    layout: Layout,
+    count: int,
+    batch_sizes: Sequence[int],
+    change_first: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda inputs: inputs,
 ) -> list[Case]:
-    """Real inputs that no comparison used, in turn at each batch size."""
+    """Real inputs that no comparison used, in turn at each batch size; `change_first` may change those of the first."""
     cases = []
     for number in range(count):
         sizes = {sampler.batch: batch_sizes[number % len(batch_sizes)]} if sampler.batch else {}
         inputs = sampler.draw(sizes, 1000 + number)
+        if number == 0:
+            inputs = change_first(inputs)
         cases.append(eager_case(model, sampler.names, layout, sampler.sizes_of(inputs), inputs))
     return cases
 

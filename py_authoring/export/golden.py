@@ -1,13 +1,13 @@
 """Golden examples: real inputs and what the eager model gave for them, as safetensors.
 
 In: inputs and outputs by name. Out: the bytes of `golden.safetensors`, and back. Keys as in docs/contract.md:
-`0.input.<name>`, `0.output.<name>`, `1.input.<name>`, …
+`0.input.<name>`, `0.output.<name>`, `0.raw.<name>`, `1.input.<name>`, …
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import safetensors.torch
 import torch
@@ -39,6 +39,8 @@ class Example:
 
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    #: encoded pictures, of which the first row of the input of that name was made
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
 
 def to_bytes(examples: Sequence[Example]) -> bytes:
@@ -55,6 +57,8 @@ def to_bytes(examples: Sequence[Example]) -> bytes:
             for name, value in named.items():
                 # a copy: safetensors refuses tensors that share memory, as the two outputs of a cell may
                 tensors[f"{number}.{role}.{name}"] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, picture in example.pictures.items():
+            tensors[f"{number}.raw.{name}"] = torch.frombuffer(bytearray(picture), dtype=torch.uint8)
     return safetensors.torch.save(tensors)
 
 
@@ -90,9 +94,23 @@ def from_bytes(data: bytes, contract: Contract) -> list[Example]:
                     )
                 named[part.name] = value
             sides.append(named)
-        examples.append(Example(*sides))
+        inputs, outputs = sides
+        examples.append(Example(inputs, outputs, _pictures(tensors, number, contract)))
     if tensors:
         raise InvalidContractError(
             f"`{contract.golden.file}` has `{min(tensors)}`, of which the contract knows nothing"
         )
     return examples
+
+
+def _pictures(tensors: dict[str, Tensor], number: int, contract: Contract) -> dict[str, bytes]:
+    """Those of one example, taken out; files of before have none."""
+    if contract.image is None:
+        return {}
+    key = f"{number}.raw.{contract.image.input}"
+    value = tensors.pop(key, None)
+    if value is None:
+        return {}
+    if value.dtype != torch.uint8 or value.dim() != 1:
+        raise InvalidContractError(f"golden `{key}` is no vector of bytes")
+    return {contract.image.input: value.numpy().tobytes()}

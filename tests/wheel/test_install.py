@@ -1,6 +1,7 @@
 """Wheel and source archive hold both packages and nothing that does not belong there; the wheel runs elsewhere."""
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -42,6 +43,8 @@ def test_the_wheel_holds_both_packages_with_stubs_and_no_libtorch(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         sizes = sum(i.file_size for i in archive.infolist())
+        (about,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
+    required = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", about, re.M))
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == PACKAGES
     assert sources(Path("py_authoring")) | sources(Path("rust_host/python/rust_host")) <= names
     assert {"rust_host/_native.abi3.so", "rust_host/_native.pyi", "rust_host/py.typed"} <= names
@@ -50,6 +53,7 @@ def test_the_wheel_holds_both_packages_with_stubs_and_no_libtorch(wheel):
         n for n in names if n.endswith(".toml")
     } <= sources(Path("py_authoring"))
     assert sizes < 20 << 20
+    assert required == {"numpy", "torch"}  # no library of tables: `Model.map` takes what the caller has
     assert "cp310-abi3-linux_x86_64" in wheel.name
 
 
@@ -69,6 +73,7 @@ try:
     rust_host.Model("none.pt")
 except rust_host.NotFoundError:
     print("loaded")
+assert not {"pandas", "polars", "pyarrow", "duckdb"} & set(sys.modules)
 """
     assert run(python, "-c", code, cwd=tmp_path) == "loaded\n"
     assert "rust-host" in run(venv / "bin" / "rust-host", "--version", cwd=tmp_path)

@@ -163,7 +163,7 @@ struct RunArgs {
     /// Rows of a table or pictures a call (default: what is fast)
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
-    /// End a call that takes longer, with exit code 1
+    /// End a call, or the whole run of a table, that takes longer, with exit code 1
     #[arg(long, value_name = "S", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Option<Duration>,
     /// Draw pictures among the inputs (on a terminal they are drawn anyway)
@@ -315,6 +315,7 @@ fn settle(command: Command) -> Parsed {
             },
             batch_size: r.batch_size.and_then(|n| usize::try_from(n).ok()),
             top_k: r.top_k.map(usize::from),
+            timeout: r.timeout,
             device: r.device.device,
             threads: r.threads.threads.map(usize::from),
             policy: r.policy.settle(),

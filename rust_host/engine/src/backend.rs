@@ -126,4 +126,8 @@ pub trait Backends: Sync {
     /// # Errors
     /// `Unavailable` if the backend itself is not there.
     fn locate(&self) -> Result<LibtorchLocation>;
+
+    /// Before [`Backends::open`]: the operators' threads shall sleep while they wait for one another, because other threads
+    /// of this process have work to do. By default they spin, which is quicker where nothing else runs.
+    fn let_waiting_threads_sleep(&self) {}
 }

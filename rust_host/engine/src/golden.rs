@@ -1,6 +1,6 @@
 //! Replays the golden examples of a file on this machine and says how far the results are from the author's.
 
-use crate::{Archive, Contract, Datatype, Error, Model, Result, Tensor, Value, error::ErrorKind};
+use crate::{Archive, Contract, Datatype, Error, Model, Result, Tensor, Value, error::ErrorKind, picture};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -11,6 +11,8 @@ pub struct Example {
     pub inputs: Vec<(String, Tensor)>,
     /// Outputs by name.
     pub outputs: Vec<(String, Tensor)>,
+    /// A picture file of which the first row of the contract's `image.input` was made; older files have none.
+    pub picture: Option<Vec<u8>>,
 }
 
 /// How far one output was from the golden one, over all examples.
@@ -60,6 +62,15 @@ pub fn read(archive: &Archive, contract: &Contract) -> Result<Vec<Example>> {
         let shape = view.shape().iter().map(|&n| n as i64).collect();
         Tensor::new(got, shape, Arc::new(view.data().to_vec()))
     };
+    let picture = |i: usize| -> Result<Option<Vec<u8>>> {
+        let Some(image) = &contract.image else { return Ok(None) };
+        let key = format!("{i}.raw.{}", image.input);
+        match tensors.tensor(&key) {
+            Err(_) => Ok(None),
+            Ok(v) if v.dtype() == safetensors::Dtype::U8 && v.shape().len() == 1 => Ok(Some(v.data().to_vec())),
+            Ok(_) => Err(wrong(format!("`{key}` is no vector of bytes"))),
+        }
+    };
     let example = |i: usize| -> Result<Example> {
         let inputs =
             contract.inputs.iter().filter(|x| !x.optional || tensors.tensor(&format!("{i}.input.{}", x.name)).is_ok());
@@ -72,6 +83,7 @@ pub fn read(archive: &Archive, contract: &Contract) -> Result<Vec<Example>> {
                 .iter()
                 .map(|y| Ok((y.name.clone(), take(format!("{i}.output.{}", y.name), y.datatype)?)))
                 .collect::<Result<_>>()?,
+            picture: picture(i)?,
         })
     };
     // A count that is larger than the file fails at the first key that is missing.
@@ -132,7 +144,8 @@ pub fn verify(model: &Model) -> Result<Verdict> {
             ok: true,
         })
         .collect();
-    for example in &examples {
+    for (number, example) in examples.iter().enumerate() {
+        compare_picture(model, contract, number, example)?;
         let inputs = example.inputs.iter().map(|(n, t)| (n.clone(), Value::Tensor(t.clone()))).collect();
         let results = match model.is_stateful() {
             true => model.session()?.run(inputs)?,
@@ -147,6 +160,28 @@ pub fn verify(model: &Model) -> Result<Verdict> {
     }
     let ok = outputs.iter().all(|d| d.ok);
     Ok(Verdict { examples: examples.len(), outputs, ok })
+}
+
+/// Decodes the picture of an example as a host would, and compares it with the input that the author's machine made of it.
+fn compare_picture(model: &Model, contract: &Contract, number: usize, example: &Example) -> Result<()> {
+    let (Some(bytes), Some(image)) = (&example.picture, &contract.image) else { return Ok(()) };
+    let name = &image.input;
+    let Some((_, golden)) = example.inputs.iter().find(|(n, _)| n == name) else { return Ok(()) };
+    let shown = format!("`{}`: golden `{number}.raw.{name}`", model.archive().path().display());
+    let got = picture::read(bytes, Some(contract), name, &format!("{number}.raw.{name}"))
+        .map_err(|e| Error::invalid_contract(format!("{shown}: {}", e.message)))?;
+    let mismatch = |text: String| Err(Error::new(ErrorKind::Mismatch, format!("{shown} {text}")));
+    if golden.shape().first() == Some(&0) || got.shape().get(1..) != golden.shape().get(1..) {
+        return mismatch(format!("becomes the shape {:?}, its input has {:?}", got.shape(), golden.shape()));
+    }
+    let (all, row) = (golden.to_contiguous(), got.to_contiguous());
+    let row_bytes = row.contiguous_bytes().unwrap_or_default();
+    if all.contiguous_bytes().is_some_and(|b| b.starts_with(row_bytes)) {
+        return Ok(());
+    }
+    let distance = |(a, b): (f64, f64)| (a - b).abs();
+    let largest = row.to_f64_vec().into_iter().zip(all.to_f64_vec()).map(distance).fold(0.0, f64::max);
+    mismatch(format!("becomes another input than `{number}.input.{name}`, by up to {largest:.3}"))
 }
 
 impl Difference {

@@ -2,7 +2,10 @@
 //!
 //! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
-#![expect(unsafe_code, reason = "dlopen and the two symbols of our own library, in open_library; the heap, in heap.rs")]
+#![expect(
+    unsafe_code,
+    reason = "dlopen and the two symbols of our own library, in open_library; the environment; the heap, in heap.rs"
+)]
 
 mod elf;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -30,6 +33,16 @@ impl Backends for Loader {
 
     fn locate(&self) -> Result<LibtorchLocation> {
         locate()
+    }
+
+    fn let_waiting_threads_sleep(&self) {
+        // libgomp reads it once, when it is loaded with libtorch. What the user has set stays.
+        const POLICY: &str = "OMP_WAIT_POLICY";
+        if env::var_os(POLICY).is_none() && env::var_os("GOMP_SPINCOUNT").is_none() {
+            // SAFETY: the loader is the binary's alone, which asks for this before it opens a backend and before it has
+            // started a thread, so nobody reads the environment meanwhile.
+            unsafe { env::set_var(POLICY, "passive") };
+        }
     }
 }
 

@@ -14,7 +14,7 @@ from rust_host import _torch
 
 _torch.prepare(_Path(__file__).resolve().parent)
 
-from rust_host._native import Model, Verdict, set_threads, threads  # noqa: E402
+from rust_host._native import Mapped, Model, Verdict, set_threads, threads  # noqa: E402
 from rust_host.errors import (  # noqa: E402
     Error,
     FailedError,
@@ -39,6 +39,7 @@ __all__ = [
     "InvalidContractError",
     "InvalidInputError",
     "InvalidModelError",
+    "Mapped",
     "MismatchError",
     "Model",
     "NotFoundError",

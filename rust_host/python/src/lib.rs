@@ -5,6 +5,7 @@ mod array;
 mod command;
 mod ending;
 mod error;
+mod map;
 mod model;
 mod signal;
 mod value;
@@ -30,7 +31,7 @@ fn threads(py: Python<'_>) -> PyResult<usize> {
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, model::Model, set_threads, threads, verdict::Verdict};
+    use super::{command::main, map::Mapped, model::Model, set_threads, threads, verdict::Verdict};
     use pyo3::prelude::*;
 
     #[pymodule_init]

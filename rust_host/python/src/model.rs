@@ -3,6 +3,7 @@
 
 use crate::{
     error::{guarded, invalid_input, to_py},
+    map::{self, Mapped},
     signal,
     value::{self, Library},
     verdict::Verdict,
@@ -132,6 +133,29 @@ impl Model {
             }
             Ok(outputs)
         })
+    }
+
+    /// Runs the model over every row of a table, and returns the table with the outputs as columns.
+    ///
+    /// Args:
+    ///     table: anything with `__arrow_c_stream__` or `__arrow_c_array__`: a Polars or pandas DataFrame, a pyarrow Table,
+    ///         RecordBatch or reader, a DuckDB relation. Columns meet inputs by name: `x` for one value a row or lists,
+    ///         else `x.0`, `x.1`, …; the only input of a model takes all columns of numbers that are no ids. The others
+    ///         pass through.
+    ///     on_error: "stop" raises for the first row that cannot be read or run, "null" leaves its outputs empty.
+    ///     top_k: columns `label_1`, `score_1`, … for outputs with labels, instead of one label and the values.
+    ///
+    /// Returns:
+    ///     A table of as many rows in the same order, with `__arrow_c_stream__`. An output of the shape `[rows]` or
+    ///     `[rows, 1]` is the column `y`, one of `[rows, n]` is `y.0`, …, `y.<n - 1>`, in the contract's datatype.
+    ///
+    /// All rows have run when it returns; columns that pass through share the caller's memory. Needs a contract.
+    ///
+    /// Example:
+    ///     >>> polars.DataFrame(model.map(polars.read_parquet("rows.parquet")))
+    #[pyo3(signature = (table, /, *, on_error = "stop", top_k = None))]
+    fn map(&self, py: Python<'_>, table: &Bound<'_, PyAny>, on_error: &str, top_k: Option<usize>) -> PyResult<Mapped> {
+        guarded(py, || map::map(self.engine(py)?, table, on_error, top_k))
     }
 
     /// Replays the file's golden examples on this machine and says how far the results are from the author's.

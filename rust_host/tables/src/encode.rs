@@ -209,6 +209,8 @@ fn passed_csv(out: &mut Vec<u8>, passed: &Passed, row: usize, column: usize, cou
             }
         }
         Passed::Paths(paths) => quoted(out, paths.get(row).map_or(b"", |p| p.as_bytes()), delimiter),
+        #[cfg(all(feature = "arrow", not(feature = "batch")))]
+        Passed::Arrow(_) => {}
         #[cfg(feature = "batch")]
         Passed::Arrow(cells) => {
             if let Some(text) = cells.text(row, column) {
@@ -233,6 +235,8 @@ fn passed_json(out: &mut Vec<u8>, passed: &Passed, row: usize, column: usize, la
         Passed::Paths(paths) => {
             out.extend_from_slice(json_text(paths.get(row).map_or("", String::as_str)).as_bytes());
         }
+        #[cfg(all(feature = "arrow", not(feature = "batch")))]
+        Passed::Arrow(_) => {}
         #[cfg(feature = "batch")]
         Passed::Arrow(cells) => out.extend_from_slice(cells.json(row, column).as_bytes()),
     }

@@ -1,37 +1,49 @@
 //! Pieces → a batch through the model. Rows that fail are found by halving, so that one bad row costs no other its answer.
 
 use crate::{
-    OnError,
-    columns::Layout,
+    OnError, Summary,
+    columns::{self, Layout},
     pipeline::Stage,
     plan::Batching,
     run::{Batch, Failure, Passed, Piece, Steps},
 };
-use rust_host_engine::{Error, Model, Result, Tensor, Value, error::ErrorKind};
-use std::sync::{Arc, OnceLock};
+use rust_host_engine::{Contract, Error, Model, Result, Tensor, Value, error::ErrorKind};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
-/// The model's thread: collects pieces and runs them.
-pub(crate) struct Forward<'m> {
-    pub model: &'m Model,
+/// How rows are called.
+pub(crate) struct Calls {
     /// Names of the inputs, as pieces have their tensors.
     pub inputs: Vec<String>,
     pub batching: Batching,
-    /// Rows that make a batch.
+    /// Rows that make a batch, or bytes of their inputs that do.
     pub enough: usize,
+    pub enough_bytes: usize,
     pub on_error: OnError,
-    /// What rows are called in messages: the file's path.
-    pub shown: String,
-    pub make_layout: Box<MakeLayout<'m>>,
-    pub layout: Arc<OnceLock<Layout>>,
-    pub collected: Vec<Piece>,
-    pub collected_rows: usize,
-    pub rows: u64,
-    pub failed: u64,
-    pub first_failure: Option<String>,
+    /// The file's path, for messages; `None` for a table in memory.
+    pub shown: Option<String>,
+    /// Names of the columns that pass through.
+    pub passed: Vec<String>,
+    /// Labels, where a number was asked for.
+    pub top_k: Option<usize>,
 }
 
-/// Widths of the outputs → all columns.
-type MakeLayout<'m> = dyn Fn(&[usize]) -> Result<Layout> + 'm;
+/// The model's thread: collects pieces and runs them.
+pub(crate) struct Forward<'m> {
+    model: &'m Model,
+    contract: &'m Contract,
+    calls: Calls,
+    layout: Arc<OnceLock<Layout>>,
+    collected: Vec<Piece>,
+    collected_rows: usize,
+    collected_bytes: usize,
+    rows: u64,
+    failed: u64,
+    /// The first row without outputs, and why.
+    first_failure: Option<(u64, String)>,
+}
 
 /// Pieces whose rows have the same sizes.
 struct Together<'p> {
@@ -47,8 +59,9 @@ type Group = Vec<Tensor>;
 impl<'a> Stage<Steps<'a>> for Forward<'_> {
     fn add(&mut self, piece: Piece) -> Result<bool> {
         self.collected_rows += piece.rows;
+        self.collected_bytes += piece.inputs.iter().map(Tensor::byte_len).sum::<usize>();
         let first = self.rows + (self.collected_rows - piece.rows) as u64;
-        let failure = piece.failed.first().filter(|_| self.on_error == OnError::Stop);
+        let failure = piece.failed.first().filter(|_| self.calls.on_error == OnError::Stop);
         let failure = failure.map(|f| self.named(first + f.row as u64, f, &piece.passed));
         self.collected.push(piece);
         if let Some(e) = failure {
@@ -56,12 +69,13 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
             self.run()?;
             return Err(e);
         }
-        Ok(self.collected_rows >= self.enough)
+        Ok(self.collected_rows >= self.calls.enough || self.collected_bytes >= self.calls.enough_bytes)
     }
 
     fn run(&mut self) -> Result<Option<Batch>> {
         let mut pieces = std::mem::take(&mut self.collected);
         let count = std::mem::take(&mut self.collected_rows);
+        self.collected_bytes = 0;
         let mut batch = Batch { places: vec![None; count], groups: Vec::new(), pieces: Vec::new() };
         // Pictures of one size are run together, whatever lies between them.
         let mut sizes: Vec<Together> = Vec::new();
@@ -90,12 +104,12 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
             }
         }
         for Together { tensors, rows, .. } in sizes {
-            let tensors = (0..self.inputs.len())
+            let tensors = (0..self.calls.inputs.len())
                 .map(|i| joined(&tensors.iter().filter_map(|t| t.get(i).copied()).collect::<Vec<_>>()))
                 .collect::<Result<Vec<_>>>()?;
             let mut from = 0;
             while from < rows.len() {
-                let to = rows.len().min(from.saturating_add(self.batching.most));
+                let to = rows.len().min(from.saturating_add(self.calls.batching.most));
                 self.call(&tensors, &rows, from, to, &pieces, &mut batch)?;
                 from = to;
             }
@@ -104,15 +118,55 @@ impl<'a> Stage<Steps<'a>> for Forward<'_> {
         // A batch of pictures is large, and what is left of it waits for the writer.
         pieces.iter_mut().for_each(|p| p.inputs = Vec::new());
         batch.pieces = pieces;
-        if self.layout.get().is_none() {
-            // Nothing in it could be run: the contract's own sizes have to do.
-            let _set = self.layout.set((self.make_layout)(&[])?);
-        }
+        self.columns();
         Ok(Some(batch))
     }
 }
 
-impl Forward<'_> {
+impl<'m> Forward<'m> {
+    pub(crate) fn new(model: &'m Model, contract: &'m Contract, calls: Calls) -> Self {
+        Self {
+            model,
+            contract,
+            calls,
+            layout: Arc::default(),
+            collected: Vec::new(),
+            collected_rows: 0,
+            collected_bytes: 0,
+            rows: 0,
+            failed: 0,
+            first_failure: None,
+        }
+    }
+
+    /// Where the columns are told as soon as the first outputs are there.
+    pub(crate) fn layout(&self) -> Arc<OnceLock<Layout>> {
+        self.layout.clone()
+    }
+
+    /// All columns. Where no row could be run, the contract's own sizes have to do.
+    pub(crate) fn columns(&self) -> &Layout {
+        self.layout.get_or_init(|| self.columns_of(&[]))
+    }
+
+    fn columns_of(&self, widths: &[usize]) -> Layout {
+        columns::layout(self.contract, self.calls.passed.clone(), widths, self.calls.top_k)
+    }
+
+    /// What was done since `start`, after the last row.
+    pub(crate) fn summary(&self, mut notes: Vec<String>, start: Instant) -> Summary {
+        let layout = self.columns();
+        notes.extend(layout.notes.iter().cloned());
+        Summary {
+            rows: self.rows,
+            failed: self.failed,
+            first_failure: self.first_failure.as_ref().map(|(_, what)| what.clone()),
+            columns: layout.names.clone(),
+            notes,
+            seconds: start.elapsed().as_secs_f64(),
+        }
+    }
+
     /// Runs the rows `from..to` of joined tensors; `rows` are their places in the batch.
     fn call(
         &mut self,
@@ -123,9 +177,9 @@ impl Forward<'_> {
         pieces: &[Piece],
         batch: &mut Batch,
     ) -> Result<()> {
-        let least = self.batching.least;
+        let least = self.calls.batching.least;
         let part = |t: &Tensor| padded(&rows_of(t, from, to)?, least);
-        let values = tensors.iter().zip(&self.inputs).map(|(t, n)| Ok((n.clone(), Value::Tensor(part(t)?))));
+        let values = tensors.iter().zip(&self.calls.inputs).map(|(t, n)| Ok((n.clone(), Value::Tensor(part(t)?))));
         let values = values.collect::<Result<Vec<_>>>()?;
         match self.model.run(values).and_then(|outputs| self.check(outputs, (to - from).max(least))) {
             Ok(group) => {
@@ -150,7 +204,7 @@ impl Forward<'_> {
                 let (piece, before) = piece_of(pieces, row);
                 let Some(piece) = piece else { return Err(e) };
                 let failure = Failure { row: row - before, what: e.message.clone() };
-                if self.on_error == OnError::Stop {
+                if self.calls.on_error == OnError::Stop {
                     let named = self.named(self.rows + row as u64, &failure, &piece.passed);
                     return Err(Error { kind: e.kind, source: e.source, ..named });
                 }
@@ -190,29 +244,33 @@ impl Forward<'_> {
                 )));
             }
             None => {
-                let _set = self.layout.set((self.make_layout)(&widths)?);
+                let _set = self.layout.set(self.columns_of(&widths));
             }
         }
         Ok(group)
     }
 
-    /// Counts a row of the batch that has no outputs.
+    /// Counts a row of the batch that has no outputs. Within a batch they do not come in order: rows that cannot be read
+    /// are known before others are run.
     fn fail(&mut self, row: usize, failure: &Failure, passed: &Passed) {
         self.failed += 1;
-        if self.first_failure.is_none() {
-            self.first_failure = Some(self.named(self.rows + row as u64, failure, passed).message);
+        let row = self.rows + row as u64;
+        if self.first_failure.as_ref().is_none_or(|(first, _)| row < *first) {
+            self.first_failure = Some((row, self.named(row, failure, passed).message));
         }
     }
 
     fn named(&self, row: u64, failure: &Failure, passed: &Passed) -> Error {
-        let at = match passed {
-            Passed::Paths(paths) => format!("`{}`", paths.get(failure.row).map_or("", String::as_str)),
-            _ => format!("`{}`: row {}", self.shown, row + 1),
+        let at = match (passed, &self.calls.shown) {
+            (Passed::Paths(paths), _) => format!("`{}`", paths.get(failure.row).map_or("", String::as_str)),
+            (_, Some(path)) => format!("`{path}`: row {}", row + 1),
+            (_, None) => format!("row {}", row + 1),
         };
         // The engine's own sentence about a picture begins with its path already.
         let message =
             if failure.what.starts_with(&at) { failure.what.clone() } else { format!("{at}: {}", failure.what) };
-        Error::invalid_input(message).hint("`--on-error null` goes on and leaves the outputs of such rows empty")
+        let option = if self.calls.shown.is_some() { "--on-error null" } else { "on_error=\"null\"" };
+        Error::invalid_input(message).hint(format!("`{option}` goes on and leaves the outputs of such rows empty"))
     }
 }
 

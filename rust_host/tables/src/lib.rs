@@ -8,15 +8,21 @@
 //! 3. workers turn pieces into tensors, the caller's thread runs the model in order ([`forward`]), workers turn outputs
 //!    into text ([`columns`], [`encode`]), one thread writes ([`file`]): [`pipeline`].
 //!
+//! A table in memory goes the same way through `map` (feature `arrow`): record batches in, record batches out.
+//!
 //! Nothing here knows libtorch or a door; progress goes to stderr, and only where it was asked for.
 
+#[cfg(feature = "arrow")]
+mod arrow;
+#[cfg(feature = "arrow")]
+mod cast;
 mod columns;
 mod csv;
 mod elements;
 mod encode;
 mod file;
 mod forward;
-#[cfg(feature = "batch")]
+#[cfg(feature = "arrow")]
 mod mapper;
 mod number;
 #[cfg(feature = "batch")]
@@ -29,8 +35,8 @@ mod run;
 mod source;
 
 pub use file::{AtomicFile, remove_unfinished};
-#[cfg(feature = "batch")]
-pub use mapper::Mapper;
+#[cfg(feature = "arrow")]
+pub use mapper::{Mapped, map};
 pub use run::{reads, run};
 pub use source::{Format, Source};
 

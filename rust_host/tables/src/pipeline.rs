@@ -2,13 +2,17 @@
 //! caller's runs the model, one writes. At most `in_flight` pieces exist at a time, so a slow disk or a slow model holds
 //! back the reader.
 
-use rust_host_engine::{Error, Result};
+use rust_host_engine::{Error, Result, interrupt};
 use std::{
     any::Any,
     collections::{BTreeMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
+
+/// How long the model's thread waits for a piece before it asks whether the run should end.
+const ASK: Duration = Duration::from_millis(50);
 
 /// The steps. Those that take `&self` are called from many threads.
 pub(crate) trait Steps: Sync {
@@ -213,8 +217,17 @@ fn call<S: Steps>(
         *pieces = 0;
         Ok(())
     };
-    // `None`: the writer has given up, and says why.
-    while let Ok(Some((number, piece, kind))) = decoded.recv() {
+    loop {
+        // Between calls too: the input may be a pipe into which nobody writes.
+        if interrupt::is_wanted() {
+            return Err(interrupt::error());
+        }
+        let (number, piece, kind) = match decoded.recv_timeout(ASK) {
+            Ok(Some(item)) => item,
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            // The writer has given up, and says why.
+            Ok(None) | Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+        };
         waiting.insert(number, (piece, kind));
         while let Some((piece, kind)) = waiting.remove(&wanted) {
             match (piece, kind) {
@@ -230,7 +243,6 @@ fn call<S: Steps>(
             wanted += 1;
         }
     }
-    Ok(())
 }
 
 /// Hands numbered items on in order.
@@ -261,7 +273,6 @@ mod tests {
     use std::{
         sync::atomic::{AtomicUsize, Ordering},
         thread::sleep,
-        time::Duration,
     };
 
     /// Pieces that count how many of them exist.

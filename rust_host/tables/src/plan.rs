@@ -8,7 +8,9 @@ pub(crate) struct Column {
     pub name: String,
     /// Nothing but numbers, as far as is known.
     pub numeric: bool,
-    /// A list of so many numbers a row.
+    /// A list of numbers in each row.
+    pub list: bool,
+    /// How many, where that is known.
     pub items: Option<usize>,
 }
 
@@ -150,7 +152,10 @@ fn find(input: &contract::Input, columns: &[Column], alone: bool, notes: &mut Ve
     };
     if let Some(column) = by_name(name)? {
         let items = columns.get(column).and_then(|c| c.items);
+        let list = columns.get(column).is_some_and(|c| c.list);
         return match (items, fixed) {
+            // No row says how long its lists are: there is none, or all are missing.
+            (None, _) if list && (fixed.is_some() || sizes.len() == 1) => make(fixed.unwrap_or(1), vec![column]),
             (Some(items), Some(width)) if items == width => make(width, vec![column]),
             (Some(items), None) if sizes.len() == 1 => make(items, vec![column]),
             (Some(items), _) => Err(Error::invalid_input(format!(
@@ -231,6 +236,8 @@ fn is_id(name: &str) -> bool {
     matches!(name.as_str(), "" | "id" | "index" | "key" | "row" | "unnamed: 0" | "rownames")
         || name.ends_with("_id")
         || name.ends_with(".id")
+        // the index of a pandas table
+        || name.starts_with("__index_level_")
 }
 
 /// `` `a`, `b`, … ``, at most ten.

@@ -1,26 +1,32 @@
 //! One run: opens both sides, puts the steps together, and sums up.
 
+#[cfg(feature = "arrow")]
+use crate::arrow;
 #[cfg(feature = "batch")]
 use crate::parquet;
 use crate::{
     OnError, Settings, Source, Summary,
-    columns::{self, Layout},
+    columns::Layout,
     csv::{self, Parser},
     encode::{self, Text},
     file::AtomicFile,
-    forward::Forward,
+    forward::{Calls, Forward},
     pictures,
     pipeline::{self, Sizes},
     plan::{self, Batching},
     progress::Progress,
     source::Format,
 };
-use rust_host_engine::{Contract, Error, Model, Result, Tensor};
+use rust_host_engine::{Contract, Device, Error, Model, Result, Tensor, interrupt};
 use std::{
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
 };
+
+/// Bytes of pictures that make a batch on a processor, where more at a time are no faster. Above 32 MiB the allocator has
+/// the kernel zero every page of a batch anew, which took as long as the decoding.
+const PICTURES: usize = 12 << 20;
 
 /// A row that cannot be read or run.
 #[derive(Debug)]
@@ -36,9 +42,9 @@ pub(crate) enum Passed {
     Csv { bytes: Vec<u8>, fields: Vec<(u32, u32)>, delimiter: u8 },
     /// Paths of pictures.
     Paths(Vec<String>),
-    /// Columns of Parquet.
-    #[cfg(feature = "batch")]
-    Arrow(parquet::Cells),
+    /// Columns of record batches.
+    #[cfg(feature = "arrow")]
+    Arrow(arrow::Cells),
 }
 
 /// Some rows that were read: a chunk of a table, or one picture.
@@ -117,7 +123,7 @@ impl pipeline::Steps for Steps<'_> {
             (Decoder::Csv(parser), Raw::Chunk(chunk)) => parser.parse(chunk),
             (Decoder::Pictures { contract, input }, Raw::Picture(path)) => Ok(pictures::decode(&path, contract, input)),
             #[cfg(feature = "batch")]
-            (Decoder::Parquet(plan), Raw::Record(batch)) => parquet::decode(plan, &batch),
+            (Decoder::Parquet(plan), Raw::Record(batch)) => arrow::decode(plan, &batch),
             _ => Err(Error::internal("a piece came to another reader")),
         }
     }
@@ -127,7 +133,7 @@ impl pipeline::Steps for Steps<'_> {
         let bytes = batch.pieces.iter().map(|p| p.bytes).sum();
         let body = match self.text {
             #[cfg(feature = "batch")]
-            Text::Parquet => Body::Record(parquet::record(&batch, layout, self.fields.as_deref())?),
+            Text::Parquet => Body::Record(arrow::record(&batch, layout, self.fields.as_deref())?),
             text => Body::Text(encode::rows(&batch, layout, text)?),
         };
         Ok(Encoded { body, rows: batch.places.len() as u64, bytes })
@@ -151,6 +157,7 @@ struct Opened<'a> {
     total: u64,
     /// Rows or pictures of a batch, and how many pieces may exist at a time.
     enough: usize,
+    enough_bytes: usize,
     in_flight: usize,
 }
 
@@ -167,7 +174,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     }
     let contract = plan::contract(model)?;
     let workers = settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()));
-    let opened = open(settings, contract, workers)?;
+    let opened = open(settings, model, contract, workers)?;
     let text = match format {
         Format::Csv => Text::Separated(opened.delimiter),
         Format::Tsv => Text::Separated(b'\t'),
@@ -179,23 +186,18 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
     };
     // After the input: a wrong path there is the likelier mistake. Before the model runs: an hour's work needs a place.
     let file = (settings.create)(&settings.output)?;
-    let layout = Arc::new(OnceLock::new());
-    let (passed, top_k) = (opened.passed.clone(), settings.top_k);
-    let mut forward = Forward {
-        model,
+    let calls = Calls {
         inputs: opened.inputs,
         batching: opened.batching,
         enough: opened.enough,
+        enough_bytes: opened.enough_bytes,
         on_error: settings.on_error,
-        shown: settings.input.path().display().to_string(),
-        make_layout: Box::new(move |widths| Ok(columns::layout(contract, passed.clone(), widths, top_k))),
-        layout: layout.clone(),
-        collected: Vec::new(),
-        collected_rows: 0,
-        rows: 0,
-        failed: 0,
-        first_failure: None,
+        shown: Some(settings.input.path().display().to_string()),
+        passed: opened.passed,
+        top_k: settings.top_k,
     };
+    let mut forward = Forward::new(model, contract, calls);
+    let layout = forward.layout();
     #[cfg(feature = "batch")]
     let fields = opened.fields.clone();
     let steps = Steps {
@@ -226,14 +228,13 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         Ok(())
     })?;
     // Without rows there is a header all the same.
-    sink.begin(layout.get_or_init(|| columns::layout(contract, opened.passed, &[], top_k)))?;
+    sink.begin(forward.columns())?;
     progress.finish();
+    if interrupt::is_wanted() {
+        return Err(interrupt::error());
+    }
     sink.finish()?;
-    let mut notes = opened.notes;
-    let columns = layout.get().map(|l| l.names.clone()).unwrap_or_default();
-    notes.extend(layout.get().into_iter().flat_map(|l| l.notes.clone()));
-    let Forward { rows, failed, first_failure, .. } = forward;
-    Ok(Summary { rows, failed, first_failure, columns, notes, seconds: start.elapsed().as_secs_f64() })
+    Ok(forward.summary(opened.notes, start))
 }
 
 /// What a run reads: the table, or the folder and every picture that is a link out of it, or the list and its pictures. What
@@ -274,7 +275,7 @@ impl Sink {
         }
         #[cfg(feature = "batch")]
         if self.text == Text::Parquet {
-            let schema = parquet::schema(layout, self.fields.as_deref());
+            let schema = arrow::schema(layout, self.fields.as_deref());
             self.parquet = Some(parquet::Writer::new(&self.file, &self.path, schema)?);
         }
         self.file.write(&encode::header(layout, self.text))
@@ -300,7 +301,7 @@ impl Sink {
     }
 }
 
-fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
+fn open<'a>(settings: &Settings, model: &'a Model, contract: &'a Contract, workers: usize) -> Result<Opened<'a>> {
     match &settings.input {
         Source::Csv(path) => {
             let rows = settings.batch_size;
@@ -322,6 +323,7 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 unit: "rows",
                 total: size,
                 enough: rows.unwrap_or(1),
+                enough_bytes: usize::MAX,
                 in_flight: 3 * workers + 4,
                 decoder: Decoder::Csv(Box::new(Parser {
                     plan,
@@ -368,6 +370,10 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 unit: "pictures",
                 total,
                 enough,
+                enough_bytes: match settings.batch_size {
+                    None if model.device() == Device::Cpu => PICTURES,
+                    _ => usize::MAX,
+                },
                 in_flight: 2 * enough + 2 * workers,
                 decoder: Decoder::Pictures { contract, input: image.input.clone() },
                 next: Box::new(move || Ok(paths.next().map(Raw::Picture))),
@@ -394,6 +400,7 @@ fn open<'a>(settings: &Settings, contract: &'a Contract, workers: usize) -> Resu
                 total: table.rows,
                 // A batch is one piece, so that its columns pass as they are.
                 enough: 1,
+                enough_bytes: usize::MAX,
                 in_flight: 3 * workers + 4,
                 decoder: Decoder::Parquet(plan),
                 next: Box::new(move || Ok(table.next()?.map(Raw::Record))),

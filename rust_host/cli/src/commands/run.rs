@@ -118,7 +118,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
     // A file's code may run while it is loaded.
-    let model = deadline::within(settings.timeout, || {
+    let model = deadline::within(settings.timeout, deadline::no_answer, || {
         load(archive, backend.as_ref(), settings.device, &settings.policy, name)
     })?;
     let found = match early {
@@ -133,7 +133,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         })
     });
     let given = said(&found.values);
-    let outputs = deadline::within(settings.timeout, || model.run(found.values))
+    let outputs = deadline::within(settings.timeout, deadline::no_answer, || model.run(found.values))
         .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
     notes.extend(note);

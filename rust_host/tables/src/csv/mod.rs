@@ -67,8 +67,11 @@ impl Table {
         };
         let first = cutter.next(cutter.limits)?;
         let numeric = numeric(first.as_ref(), names.len(), delimiter);
-        let columns =
-            names.into_iter().zip(numeric).map(|(name, numeric)| Column { name, numeric, items: None }).collect();
+        let columns = names
+            .into_iter()
+            .zip(numeric)
+            .map(|(name, numeric)| Column { name, numeric, list: false, items: None })
+            .collect();
         Ok(Self { delimiter, columns, size, first, cutter })
     }
 

@@ -8,3 +8,5 @@ mod model;
 #[cfg(feature = "batch")]
 mod parquet_tables;
 mod picture_folders;
+#[cfg(feature = "arrow")]
+mod tables_in_memory;

@@ -3,7 +3,7 @@
 use crate::model::{Place, cell};
 use arrow_array::{Array, ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, cast::AsArray, types};
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
-use rust_host_tables::{Mapper, OnError};
+use rust_host_tables::OnError;
 use std::{fs::File, sync::Arc};
 
 fn write(place: &Place, name: &str, columns: Vec<(&str, ArrayRef)>) {
@@ -82,21 +82,4 @@ fn a_csv_becomes_parquet_in_order_and_over_several_batches() {
     place.run(&cell(), "rows.csv", "empty.parquet", |_| {}).unwrap();
     let file = File::open(place.path("empty.parquet")).unwrap();
     assert_eq!(ParquetRecordBatchReaderBuilder::try_new(file).unwrap().schema().fields().len(), 4);
-}
-
-#[test]
-fn batches_in_memory_are_mapped_like_files() {
-    let model = cell();
-    let row = |v: f64| lists(vec![Some(vec![Some(v), Some(1.0)]); 2]);
-    let id = Arc::new(StringArray::from(vec!["a", "b"])) as ArrayRef;
-    let batch = |v| RecordBatch::try_from_iter([("id", id.clone()), ("x", row(v)), ("h", row(0.5))]).unwrap();
-    let first = batch(1.0);
-    let mut mapper = Mapper::new(&model, &first.schema(), Some(&first), OnError::Stop, None).unwrap();
-    for v in [1.0, 2.0] {
-        let out = mapper.map(&batch(v)).unwrap();
-        assert_eq!((out.num_rows(), out.schema()), (2, mapper.schema().unwrap()));
-        assert_eq!(out.column(1).as_primitive::<types::Float32Type>().value(1), 2.0 * v as f32 + 0.5);
-    }
-    let e = mapper.map(&batch(13.0)).unwrap_err();
-    assert!(e.message.starts_with("`the table`: row 5: RuntimeError: 13"), "{e}");
 }
