@@ -91,9 +91,10 @@ class Block(nn.Module):
         y += self.skip(x)
         return self.relu(y)
 def resnet18():
-    sizes = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+    sizes = [(64, 64, 1)] * 2 + [s for n in (64, 128, 256) for s in ((n, 2 * n, 2), (2 * n, 2 * n, 1))]
     stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
-    return nn.Sequential(*stem, *(Block(*s) for s in sizes), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
+    return nn.Sequential(*stem, *(Block(*s) for s in sizes), *head)
 class Lstm(nn.Module):
     def __init__(self):
         super().__init__()
