@@ -1,6 +1,6 @@
 """What one call costs: PyTorch eager, torch.jit, the wheel, the binary and a bare C++ loop, side by side in one run.
 
-The C++ loop and torch.jit run TorchScript as it is in the file; the wheel and the binary run their optimised form of it.
+The C++ loop and torch.jit run TorchScript as the file has it; wheel and binary run their optimised form of it.
 
 usage: calls.py [ROUNDS] [SECONDS]      one thread; medians over the rounds; the order changes from round to round
 """
