@@ -1,5 +1,7 @@
 """What one call costs: PyTorch eager, torch.jit, the wheel, the binary and a bare C++ loop, side by side in one run.
 
+The C++ loop and torch.jit run TorchScript as the file has it; wheel and binary run their optimised form of it.
+
 usage: calls.py [ROUNDS] [SECONDS]      one thread; medians over the rounds; the order changes from round to round
 """
 
@@ -23,6 +25,12 @@ CASES = {
     "MLP 4-16-3, batch 1": ("mlp", (1, 4)),
     "Net 28x28, batch 1": ("net", (1, 1, 28, 28)),
     "Net 28x28, batch 8": ("net", (8, 1, 28, 28)),
+    "Net 28x28, batch 32": ("net", (32, 1, 28, 28)),
+    "ResNet-18, batch 1": ("resnet", (1, 3, 224, 224)),
+    "ResNet-18, batch 8": ("resnet", (8, 3, 224, 224)),
+    "LSTM 2x128, batch 1": ("lstm", (1, 32, 64)),
+    "transformer, batch 1": ("transformer", (1, 64, 256)),
+    "transformer, batch 8": ("transformer", (8, 64, 256)),
 }
 
 PYTHON = """
@@ -72,9 +80,39 @@ class Net(nn.Module):
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
         x = torch.relu(self.fc1(torch.flatten(torch.max_pool2d(x, 2), 1)))
         return torch.log_softmax(self.fc2(x), dim=1)
+class Block(nn.Module):
+    def __init__(self, a, b, stride):
+        super().__init__()
+        conv = lambda i, o, k, s, p: nn.Sequential(nn.Conv2d(i, o, k, s, p, bias=False), nn.BatchNorm2d(o))
+        self.one, self.two, self.relu = conv(a, b, 3, stride, 1), conv(b, b, 3, 1, 1), nn.ReLU(inplace=True)
+        self.skip = nn.Identity() if a == b else conv(a, b, 1, stride, 0)
+    def forward(self, x):
+        y = self.two(self.relu(self.one(x)))
+        y += self.skip(x)
+        return self.relu(y)
+def resnet18():
+    sizes = [(64, 64, 1)] * 2 + [s for n in (64, 128, 256) for s in ((n, 2 * n, 2), (2 * n, 2 * n, 1))]
+    stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000)]
+    return nn.Sequential(*stem, *(Block(*s) for s in sizes), *head)
+class Lstm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(64, 128, 2, batch_first=True), nn.Linear(128, 10)
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = lambda: nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True)
+        self.layers = nn.Sequential(*(layer() for _ in range(4)))
+    def forward(self, x):
+        return self.layers(x)
 def make(name):
     torch.manual_seed(0)
-    return Net() if name == "net" else nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    torch.backends.mha.set_fastpath_enabled(False)  # which tracing does not see
+    mlp = lambda: nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    return {"net": Net, "resnet": resnet18, "lstm": Lstm, "transformer": Transformer, "mlp": mlp}[name]()
 """
 
 
@@ -102,7 +140,7 @@ def measure(how: str, name: str, path: Path, shape: tuple[int, ...], seconds: fl
         command = [LOOP, path, str(seconds), sizes]
     elif how == "rust-host":
         array = folder / f"{sizes}.npy"
-        command = [BINARY, "bench", path, "--input", f"input={array}" if name == "mlp" else f"x={array}"]
+        command = [BINARY, "bench", path, "--input", f"input={array}" if name in ("mlp", "resnet") else f"x={array}"]
         command += ["--threads", "1", "--seconds", str(seconds), "--device", "cpu", "--json"]
     else:
         command = [sys.executable, "-c", PYTHON, how, path, str(seconds), sizes, folder, name]
@@ -131,7 +169,11 @@ def main(rounds: int = 5, seconds: float = 1.0) -> None:
         print(f"{'':22}" + "".join(f"{way:>18}" for way in ways))
         for title, (name, shape) in CASES.items():
             path = folder / f"{name}.pt"
-            torch.jit.script(make(name).eval()).save(str(path))
+            module = make(name).eval()
+            traced = name == "transformer"  # TorchScript cannot compile torch's own
+            example = torch.zeros(2, *shape[1:])
+            script = torch.jit.trace(module, example, check_trace=False) if traced else torch.jit.script(module)
+            script.save(str(path))
             np.save(
                 folder / f"{','.join(map(str, shape))}.npy", np.random.default_rng(0).random(shape, dtype=np.float32)
             )

@@ -46,7 +46,7 @@ def golden(path: Path) -> tuple[dict[str, Any], list[tuple[dict[str, np.ndarray]
         parts: dict[str, dict[str, np.ndarray]] = {"input": {}, "output": {}}
         for key, tensor in tensors.items():
             number, kind, name = key.split(".", 2)
-            if int(number) == i:
+            if int(number) == i and kind in parts:  # `0.raw.NAME` is a picture file
                 parts[kind][name] = tensor
         examples.append((parts["input"], parts["output"]))
     return contract, examples

@@ -44,7 +44,7 @@ def test_the_wheel_holds_both_packages_with_stubs_and_no_libtorch(wheel):
         names = set(archive.namelist())
         sizes = sum(i.file_size for i in archive.infolist())
         (about,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
-    required = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", about, re.M))
+    required = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", about, re.M))
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == PACKAGES
     assert sources(Path("py_authoring")) | sources(Path("rust_host/python/rust_host")) <= names
     assert {"rust_host/_native.abi3.so", "rust_host/_native.pyi", "rust_host/py.typed"} <= names

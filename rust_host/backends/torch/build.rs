@@ -7,7 +7,7 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    let sources = ["csrc/device.cpp", "csrc/guard.cpp", "csrc/module.cpp", "csrc/state.cpp", "csrc/value.cpp"];
+    let sources = ["device", "fast", "guard", "module", "state", "value"].map(|name| format!("csrc/{name}.cpp"));
     println!("cargo::rerun-if-changed=csrc");
     cc::Build::new()
         .cpp(true)

@@ -30,6 +30,40 @@ pub trait Backend: Send + Sync {
     fn threads(&self) -> usize;
 }
 
+/// How far two forms of the same computation may lie apart: `|a - b| <= atol + atol_of_largest * max|a| + rtol * |a|`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "the formula says it")]
+pub struct Tolerance {
+    pub rtol: f64,
+    pub atol: f64,
+    pub atol_of_largest: f64,
+}
+
+/// In which form a program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speed {
+    /// As its file says: nothing else was asked for, or there is nothing to gain.
+    Plain,
+    /// The fast form is there, and the next call compares.
+    Unchecked,
+    /// The fast form.
+    Optimised,
+    /// As its file says, because the fast form failed or gave other numbers.
+    Dropped,
+}
+
+impl Speed {
+    /// `optimised`
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Unchecked => "unchecked",
+            Self::Optimised => "optimised",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// A loaded model. Calls may come from many threads at once.
 pub trait Program: Send + Sync {
     /// Where it runs.
@@ -53,6 +87,21 @@ pub trait Program: Send + Sync {
     /// `Unavailable` if the device has no room.
     fn session(&self) -> Result<Box<dyn Program>> {
         Err(Error::internal("this program keeps no state, so it has no sessions"))
+    }
+
+    /// Prepares for many calls of `forward`, before the first one: where the library has a faster form of the same
+    /// computation, the first call runs both, and the fast one is used from then on if it agrees within the tolerance.
+    ///
+    /// # Errors
+    /// `Unavailable` if memory has no room for it.
+    fn optimise(&mut self, tolerance: Tolerance) -> Result<()> {
+        let _plain = tolerance;
+        Ok(())
+    }
+
+    /// What became of [`Program::optimise`].
+    fn speed(&self) -> Speed {
+        Speed::Plain
     }
 
     /// Calls the method of that index in [`Program::methods`]. `None` stands for an argument that was left out and has a

@@ -50,7 +50,7 @@ pub mod value;
 pub mod zip;
 
 pub use archive::Archive;
-pub use backend::{Backend, Backends, Program};
+pub use backend::{Backend, Backends, Program, Speed, Tolerance};
 pub use contract::Contract;
 pub use datatype::Datatype;
 pub use description::Description;

@@ -2,7 +2,8 @@
 //! comes out.
 
 use crate::{
-    Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Program, Result, Tensor, Type, Value,
+    Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Program, Result, Speed, Tensor, Tolerance, Type,
+    Value,
     contract::{Dim, Input, Returns},
     error::ErrorKind,
     operators::Policy,
@@ -84,6 +85,33 @@ impl Model {
             self.contract = None;
         }
         Ok(self)
+    }
+
+    /// The model for many calls: the first one takes longer, because it compares a faster form of the model with the one in
+    /// the file, within the contract's tolerance; see [`Program::optimise`]. One call alone is faster without.
+    ///
+    /// # Errors
+    /// `Unavailable` if memory has no room for it.
+    pub fn optimised(mut self) -> Result<Self> {
+        if self.method().name != "forward" {
+            return Ok(self);
+        }
+        let without = Tolerance { rtol: 1e-4, atol: 0.0, atol_of_largest: 1e-5 };
+        let of_contract = self.contract.iter().flat_map(|c| &c.outputs);
+        let tolerance = of_contract
+            .map(|o| Tolerance { rtol: o.rtol, atol: o.atol, atol_of_largest: 0.0 })
+            .reduce(|a, b| Tolerance { rtol: a.rtol.min(b.rtol), atol: a.atol.min(b.atol), ..a })
+            .unwrap_or(without);
+        // A clone is somebody who calls it already.
+        if let Some(program) = Arc::get_mut(&mut self.program) {
+            program.optimise(tolerance)?;
+        }
+        Ok(self)
+    }
+
+    /// In which form it runs; settled after the first call.
+    pub fn speed(&self) -> Speed {
+        self.program.speed()
     }
 
     /// Whether a call changes what a later one computes, because the model's code writes to its own attributes.

@@ -24,6 +24,9 @@ use std::path::PathBuf;
 ///         back to the processor.
 ///     method: the method that is called, where it is not `forward`; the contract describes `forward` alone.
 ///     to: what results are made of, "numpy" arrays or "torch" tensors on the processor.
+///     optimise: make `forward` faster where that is possible. The first call then runs both forms, and the faster one is used
+///         from then on if its numbers lie within the contract's tolerance (without a contract: 1e-4); see `speed`. With
+///         False the numbers are libtorch's own to the last bit, and layers take half the memory.
 ///     allow_operators: operators that the file may use although they are refused by default, such as
 ///         "aten::from_file"; only for a file that you trust.
 ///
@@ -50,8 +53,8 @@ impl Drop for Model {
 impl Model {
     #[new]
     #[pyo3(
-        signature = (path, device = None, *, method = None, to = "numpy", allow_operators = Vec::new()),
-        text_signature = "(path, device='auto', *, method=None, to='numpy', allow_operators=())"
+        signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new()),
+        text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=())"
     )]
     fn new(
         py: Python<'_>,
@@ -59,6 +62,7 @@ impl Model {
         device: Option<&Bound<'_, PyAny>>,
         method: Option<String>,
         to: &str,
+        optimise: bool,
         allow_operators: Vec<String>,
     ) -> PyResult<Self> {
         guarded(py, || {
@@ -70,10 +74,11 @@ impl Model {
             let open = || {
                 let model =
                     Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy)?;
-                match &method {
-                    Some(name) => model.calling(name),
-                    None => Ok(model),
-                }
+                let model = match &method {
+                    Some(name) => model.calling(name)?,
+                    None => model,
+                };
+                if optimise { model.optimised() } else { Ok(model) }
             };
             signal::watch();
             let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
@@ -217,6 +222,13 @@ impl Model {
     #[getter]
     fn device(&self, py: Python<'_>) -> PyResult<String> {
         Ok(self.engine(py)?.device().to_string())
+    }
+
+    /// In which form `forward` runs: "plain" (there is nothing to gain), "unchecked" (before the first call), "optimised", or
+    /// "dropped" (the optimised form failed or gave other numbers, so the plain one is used).
+    #[getter]
+    fn speed(&self, py: Python<'_>) -> PyResult<&'static str> {
+        Ok(self.engine(py)?.speed().as_str())
     }
 
     /// Whether a call changes what a later one computes: the model's code writes to its own attributes.

@@ -1,10 +1,12 @@
 // A loaded TorchScript module: load, signatures, run.
+#include "fast.h"
 #include "guard.h"
 #include "state.h"
 #include "value.h"
 #include <atomic>
 #include <caffe2/serialize/read_adapter_interface.h>
 #include <cstring>
+#include <mutex>
 #include <set>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/inliner.h>
@@ -131,11 +133,65 @@ struct rh_module {
   rust_host::State state;
   std::optional<Module> fresh; // as it was loaded, where its methods change it and copies can share its tensors
   std::atomic<bool> was_called{false};
+  // The fast form of `forward`, where it was asked for and there is one; used once it has agreed with the plain one.
+  std::unique_ptr<rust_host::Fast> fast;
+  std::atomic<int32_t> speed{RH_PLAIN};
+  rust_host::Tolerance tolerance;
+  std::mutex checking;
 };
 
 struct rh_result {
   rust_host::Result result;
 };
+
+namespace {
+
+c10::IValue run_fast(rh_module &module, torch::jit::Stack arguments) {
+  arguments.insert(arguments.begin(), module.module._ivalue());
+  module.fast->run(arguments);
+  return std::move(arguments.back());
+}
+
+c10::IValue run_plain(rh_module &module, const Method &m, torch::jit::Stack arguments) {
+  return m.hooked ? module.module(std::move(arguments)) : m.method(std::move(arguments));
+}
+
+// The first call: both forms, and the fast one from now on if it agrees. The fast one goes first: it writes to no input, which
+// the plain one may.
+c10::IValue compare(rh_module &module, const Method &m, const torch::jit::Stack &arguments) {
+  std::optional<c10::IValue> fast;
+  try {
+    fast = run_fast(module, arguments);
+  } catch (const std::exception &) {
+    // What it had to say interests nobody: the plain form answers.
+  }
+  c10::IValue plain = run_plain(module, m, arguments); // where it throws, nothing is said of the two forms, and the next call compares
+  if (fast && rust_host::agrees(plain, *fast, module.tolerance)) {
+    module.speed.store(RH_FAST);
+    return *std::move(fast);
+  }
+  module.speed.store(RH_DROPPED);
+  return plain;
+}
+
+c10::IValue call(rh_module &module, size_t index, const torch::jit::Stack &arguments) {
+  const Method &m = module.methods[index];
+  const int32_t speed = index == 0 ? module.speed.load() : RH_PLAIN;
+  if (speed == RH_FAST) {
+    try {
+      return run_fast(module, arguments);
+    } catch (const std::exception &) {
+      // The plain form gives the answer, or the error in the words of the model's own code.
+    }
+  } else if (speed == RH_UNCHECKED) {
+    const std::unique_lock lock(module.checking, std::try_to_lock);
+    if (lock && module.speed.load() == RH_UNCHECKED)
+      return compare(module, m, arguments);
+  }
+  return run_plain(module, m, arguments);
+}
+
+} // namespace
 
 extern "C" {
 
@@ -186,6 +242,29 @@ void rh_drop_module(rh_module *module) { delete module; }
 int32_t rh_state_of(const rh_module *module) {
   return !module->state.kept ? RH_STATELESS : module->fresh ? RH_STATE_IN_ATTRIBUTES : RH_STATE_IN_MEMORY;
 }
+
+int32_t rh_optimise(rh_module *module, double rtol, double atol, double atol_of_largest, char **error) {
+  return guarded(error, RH_FAILED, [&] {
+    if (module->state.kept || !module->device.is_cpu() || module->methods.empty())
+      return;
+    const Method &m = module->methods[0];
+    if (m.method.name() != "forward" || m.hooked || m.scoped || m.needs_gradients)
+      return;
+    try {
+      module->fast = rust_host::Fast::of(module->module);
+    } catch (const std::bad_alloc &) {
+      throw;
+    } catch (const std::exception &) {
+      module->speed.store(RH_DROPPED);
+      return;
+    }
+    module->tolerance = {rtol, atol, atol_of_largest};
+    if (module->fast)
+      module->speed.store(RH_UNCHECKED);
+  });
+}
+
+int32_t rh_speed_of(const rh_module *module) { return module->speed.load(); }
 
 int32_t rh_session(const rh_module *module, rh_module **out, char **error) {
   return guarded(error, RH_FAILED, [&] {
@@ -261,8 +340,8 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
                           : rust_host::to_ivalue(arguments[i], argument.type(), argument.name(), module->device, m.writes.at(i)));
     }
     // The inputs stay referenced until the results were looked at: that is how a result that is an input is recognised.
-    const torch::jit::Stack inputs = stack;
-    c10::IValue value = m.hooked ? module->module(std::move(stack)) : m.method(std::move(stack));
+    const torch::jit::Stack inputs = std::move(stack);
+    c10::IValue value = call(*module, index, inputs);
     auto result = std::make_unique<rh_result>();
     result->result.fill(result->result.root, std::move(value));
     *out = result.release();

@@ -37,6 +37,13 @@ enum rh_state : int32_t {
   RH_STATE_IN_MEMORY = 2,     // methods write into tensors: only loading again gives a copy
 };
 
+enum rh_speed : int32_t {
+  RH_PLAIN = 0,     // as the file says; nothing else was asked for, or there is nothing to gain
+  RH_UNCHECKED = 1, // prepared; the next call compares
+  RH_FAST = 2,
+  RH_DROPPED = 3, // prepared, or not possible; it gave other numbers or failed, and the plain form is used
+};
+
 struct rh_tensor {
   void *data;             // first element
   const int64_t *sizes;   // valid while the owner lives
@@ -68,6 +75,11 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index /* -1: cpu */,
 void rh_drop_module(rh_module *);
 // What its methods keep between calls: one of the enum rh_state.
 int32_t rh_state_of(const rh_module *);
+// Prepares a fast form of `forward`, which the next call compares with the plain one; before the first call alone. Where a
+// model has none, nothing happens.
+int32_t rh_optimise(rh_module *, double rtol, double atol, double atol_of_largest, char **error);
+// One of the enum rh_speed.
+int32_t rh_speed_of(const rh_module *);
 // A module with RH_STATE_IN_ATTRIBUTES as it was loaded, with attributes of its own and the same weights.
 int32_t rh_session(const rh_module *, rh_module **out, char **error);
 // One signature a line, `forward(x: Tensor, k: int=2) -> Tensor`; freed with rh_free_text.

@@ -25,6 +25,10 @@ pub(crate) const INTERRUPTED: i32 = 6;
 pub(crate) const STATELESS: i32 = 0;
 pub(crate) const STATE_IN_ATTRIBUTES: i32 = 1;
 
+pub(crate) const UNCHECKED: i32 = 1;
+pub(crate) const FAST: i32 = 2;
+pub(crate) const DROPPED: i32 = 3;
+
 #[repr(C)]
 pub(crate) struct RawTensor {
     pub data: *mut c_void,
@@ -65,6 +69,14 @@ unsafe extern "C" {
     ) -> i32;
     pub(crate) fn rh_drop_module(module: *mut RawModule);
     pub(crate) fn rh_state_of(module: *const RawModule) -> i32;
+    pub(crate) fn rh_optimise(
+        module: *mut RawModule,
+        rtol: f64,
+        atol: f64,
+        atol_of_largest: f64,
+        error: *mut *mut c_char,
+    ) -> i32;
+    pub(crate) fn rh_speed_of(module: *const RawModule) -> i32;
     pub(crate) fn rh_session(module: *const RawModule, out: *mut *mut RawModule, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_methods(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;
     pub(crate) fn rh_operators(module: *const RawModule, text: *mut *mut c_char, error: *mut *mut c_char) -> i32;

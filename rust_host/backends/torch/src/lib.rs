@@ -13,7 +13,9 @@ mod device;
 mod ffi;
 mod shim;
 
-use rust_host_engine::{Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Program, Result, Value};
+use rust_host_engine::{
+    Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Program, Result, Speed, Tolerance, Value,
+};
 use std::{
     panic::{self, AssertUnwindSafe},
     sync::{Arc, OnceLock},
@@ -118,6 +120,17 @@ impl Program for TorchProgram {
 
     fn is_stateful(&self) -> bool {
         self.state != shim::State::None
+    }
+
+    fn optimise(&mut self, tolerance: Tolerance) -> Result<()> {
+        let Some(mut module) = self.module.take() else { return self.module().map(drop) };
+        // The passes over its graph recurse as loading does.
+        self.module = Some(on_a_large_stack(move || module.optimise(tolerance).map(|()| module))?);
+        Ok(())
+    }
+
+    fn speed(&self) -> Speed {
+        self.module().map_or(Speed::Plain, shim::Module::speed)
     }
 
     fn session(&self) -> Result<Box<dyn Program>> {

@@ -4,7 +4,7 @@ use crate::{
     convert::{self, Arguments},
     ffi,
 };
-use rust_host_engine::{Device, Error, ErrorKind, Method, Result, Value, interrupt};
+use rust_host_engine::{Device, Error, ErrorKind, Method, Result, Speed, Tolerance, Value, interrupt};
 use std::{
     ffi::{CStr, c_char},
     ptr::{self, NonNull},
@@ -55,6 +55,24 @@ impl Module {
             ffi::STATELESS => State::None,
             ffi::STATE_IN_ATTRIBUTES => State::InAttributes,
             _ => State::InMemory,
+        }
+    }
+
+    /// Prepares the fast form of `forward`, where there is one.
+    pub(crate) fn optimise(&mut self, tolerance: Tolerance) -> Result<()> {
+        // SAFETY: the module lives, and nobody else has it now.
+        check(|error| unsafe {
+            ffi::rh_optimise(self.0.as_ptr(), tolerance.rtol, tolerance.atol, tolerance.atol_of_largest, error)
+        })
+    }
+
+    pub(crate) fn speed(&self) -> Speed {
+        // SAFETY: the module lives.
+        match unsafe { ffi::rh_speed_of(self.0.as_ptr()) } {
+            ffi::UNCHECKED => Speed::Unchecked,
+            ffi::FAST => Speed::Optimised,
+            ffi::DROPPED => Speed::Dropped,
+            _ => Speed::Plain,
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
     worker::{self, Confinement},
 };
 use rust_host_engine::{
-    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Tensor, Value,
+    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Speed, Tensor, Value,
     contract::Dim, golden, measure, model::find_method, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -41,6 +41,8 @@ pub(crate) struct Measured {
     pub device: Device,
     /// With which library.
     pub library: String,
+    /// In which form it ran.
+    pub speed: Speed,
     /// Threads inside operators.
     pub threads: usize,
     /// Notes for stderr.
@@ -80,7 +82,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
     let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);
-    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?;
+    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?.optimised()?;
     let (values, mut notes): (Vec<_>, _) = match golden {
         Some(example) => (example.inputs.into_iter().map(|(n, t)| (n, Value::Tensor(t))).collect(), Vec::new()),
         None => {
@@ -117,8 +119,12 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         let bound = model.bind(sized)?;
         results.push((shown, measure(settings.time, || model.call(&bound).map(drop))?));
     }
+    if model.speed() == Speed::Dropped {
+        notes.push("the optimised form failed or gave other numbers, so the file's own form was measured".to_owned());
+    }
     Ok(Measured {
         model_name: model_name(model.archive(), contract.as_ref()),
+        speed: model.speed(),
         device: model.device(),
         library: backend.library(),
         threads: backend.threads(),

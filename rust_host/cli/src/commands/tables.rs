@@ -121,7 +121,7 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     // with 2 threads and 0.3 s with one, on 2 busy cores.
     let one_is_enough = !matches!(input, Source::Folder(_) | Source::List(_));
     set_threads(backend.as_ref(), settings.threads.or(one_is_enough.then_some(1)));
-    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
+    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?.optimised()?;
     let mut table = rust_host_tables::Settings::new(input, output);
     table.on_error = settings.on_error;
     table.batch_size = settings.batch_size;

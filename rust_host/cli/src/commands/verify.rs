@@ -42,7 +42,7 @@ pub(crate) fn verify(
     let backend = backends.open()?;
     worker::enter(confinement, backend.as_ref(), device, true, &[])?;
     set_threads(backend.as_ref(), None);
-    let model = Model::from_archive(archive, backend.as_ref(), device, policy)?;
+    let model = Model::from_archive(archive, backend.as_ref(), device, policy)?.optimised()?;
     Ok(Verified {
         model_name: model_name(model.archive(), model.contract()),
         device: model.device(),

@@ -6,7 +6,7 @@ use crate::{
     table,
 };
 use rust_host_engine::{
-    BUILD, Contract, Description, Method,
+    BUILD, Contract, Description, Method, Speed,
     contract::{Dim, Input, Output},
     description::TensorEntry,
     foreign::{Entry, Provisional},
@@ -281,7 +281,7 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
         };
         return Answer::document(&json!({
             "model_name": measured.model_name, "device": measured.device.to_string(), "library": measured.library,
-            "threads": measured.threads, "results": measured.results.iter().map(result).collect::<Vec<_>>(),
+            "threads": measured.threads, "speed": measured.speed.as_str(), "results": measured.results.iter().map(result).collect::<Vec<_>>(),
         }))
         .notes(measured.notes.clone());
     }
@@ -297,7 +297,8 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
         ]
     }));
     let threads = if measured.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", measured.threads) };
-    let head = format!("{} on {} ({}, {threads})\n", measured.model_name, measured.device, measured.library);
+    let speed = if measured.speed == Speed::Optimised { ", optimised" } else { "" };
+    let head = format!("{} on {} ({}, {threads}{speed})\n", measured.model_name, measured.device, measured.library);
     Answer::text(head + &table::columns(&rows)).notes(measured.notes.clone())
 }
 

@@ -1,0 +1,296 @@
+"""The optimised form of a model: the same numbers, the same errors, and never where it could be noticed."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rust_host
+
+
+class Pictures(nn.Module):
+    """Convolutions of several kinds, batch norm, in-place activations, a residual, a view behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
+        self.deep = nn.Sequential(nn.Conv2d(32, 32, 3, padding=2, dilation=2, groups=4), nn.SiLU(inplace=True))
+        self.down = nn.Conv2d(32, 48, (3, 1), stride=(2, 1))
+        self.head = nn.Sequential(nn.Linear(48 * 15 * 32, 64), nn.GELU(), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x += self.deep(x)
+        x = torch.sigmoid(self.down(x))
+        return self.head(x.view(x.size(0), -1))
+
+
+class Words(nn.Module):
+    """A layer of a transformer, with the dropout that `eval()` switches off."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+class Layers(nn.Module):
+    """Results of several types, a choice, a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(512, 1024), nn.Linear(1024, 512)
+
+    def forward(self, x: Tensor, times: int = 1) -> tuple[Tensor, dict[str, Tensor], int, float, list[Tensor]]:
+        all = [x]
+        for _ in range(times):
+            x = self.b(torch.tanh(self.a(x)))
+            if bool(x.sum() > 1e6):
+                x = -x
+            all.append(x)
+        return x, {"largest": x.amax(-1)}, x.dim(), float(x.mean()), all
+
+
+class SamePadding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.c = nn.Conv2d(8, 16, 3, padding="same")
+        self.d = nn.Conv2d(16, 16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(x))
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(512, 1024)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + torch.rand(1)
+
+
+class Writes(nn.Module):
+    """Changes what it is given, and returns it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(512, 1024)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x.mul_(2)
+        return self.a(x), x
+
+
+class Raises(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(512, 1024)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if x.size(0) == 3:
+            raise ValueError("three is one too many")
+        return y
+
+
+class Chaotic(nn.Module):
+    """Makes rounding as large as the result."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(512, 1024)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.frac(self.a(x) * 1e6)
+
+
+def saved(module, path, trace=None):
+    torch.manual_seed(0)
+    module = module().eval()
+    for m in module.modules():  # statistics that are not 0 and 1
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_mean.uniform_(-1, 1)
+            m.running_var.uniform_(0.5, 2)
+    script = torch.jit.script(module) if trace is None else torch.jit.trace(module, trace, check_trace=False)
+    torch.jit.save(script, path)
+    return torch.jit.load(path)
+
+
+def floats(*shape):
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def same(got, want):
+    if isinstance(want, Tensor):
+        np.testing.assert_allclose(np.asarray(got), want.detach().numpy(), rtol=1e-4, atol=1e-5)
+    elif isinstance(want, list | tuple):
+        assert len(got) == len(want)
+        for one, other in zip(got, want, strict=True):
+            same(one, other)
+    elif isinstance(want, dict):
+        assert got.keys() == want.keys()
+        for key in want:
+            same(got[key], want[key])
+    else:
+        assert got == pytest.approx(want, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_pictures_of_every_batch_and_size_give_the_same_numbers(tmp_path, traced):
+    path = tmp_path / "m.pt"
+    plain = saved(Pictures, path, torch.rand(1, 3, 32, 32) if traced else None)
+    model = rust_host.Model(path, "cpu")
+    assert model.speed == "unchecked"
+    for batch in (4, 1, 2, 9):
+        x = floats(batch, 3, 32, 32)
+        same(model(x), plain(torch.from_numpy(x)))
+        assert model.speed == "optimised"
+        turned = np.asfortranarray(x)
+        same(model(turned), plain(torch.from_numpy(x)))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("module", [Words, Layers])
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_other_networks_give_the_same_numbers(tmp_path, module, rows):
+    path = tmp_path / "m.pt"
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        plain = saved(module, path, torch.rand(1, 5, 64) if module is Words else None)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    model = rust_host.Model(path, "cpu")
+    x = floats(2, rows, 64) if module is Words else floats(rows, 512)
+    for _ in range(2):
+        same(model(x), plain(torch.from_numpy(x)))
+        assert model.speed == "optimised"
+    if module is Layers:
+        same(model(x, times=3), plain(torch.from_numpy(x), times=3))
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [(Pictures, (3, 32, 32)), (SamePadding, (2, 8, 9, 9)), (SamePadding, (8, 9, 9)), (Writes, (2, 512))],
+)
+def test_what_libtorchs_own_optimiser_breaks_gives_the_same_numbers(tmp_path, module, shape):
+    path = tmp_path / "m.pt"
+    plain = saved(module, path)
+    model = rust_host.Model(path, "cpu")
+    x = floats(*shape)
+    before = x.copy()
+    for _ in range(3):
+        if module is Pictures:  # a single picture: its view takes the first size for the batch
+            with pytest.raises(rust_host.FailedError) as error:
+                model(x)
+            with pytest.raises(RuntimeError) as wanted:
+                plain(torch.from_numpy(x))
+            assert str(error.value).splitlines()[0].split(": ")[-1] in str(wanted.value)
+        else:
+            same(model(x), plain(torch.from_numpy(x.copy())))
+    np.testing.assert_array_equal(x, before)
+
+
+def test_other_types_and_shapes_are_told_in_the_plain_forms_words(tmp_path):
+    path = tmp_path / "m.pt"
+    saved(Layers, path)
+    fast, plain = rust_host.Model(path, "cpu"), rust_host.Model(path, "cpu", optimise=False)
+    x = floats(1000, 512)
+    fast(x)
+    assert (fast.speed, plain.speed) == ("optimised", "plain")
+    for wrong in (x[:, :511], x.astype(np.float64), x.astype(np.int64), x[0, 0], x.astype(np.complex64)):
+        errors = []
+        for model in (fast, plain):
+            with pytest.raises(rust_host.Error) as error:
+                model(np.ascontiguousarray(wrong))
+            errors.append(str(error.value))
+        assert errors[0] == errors[1]
+    for empty in (x[:0], floats(0, 7, 512)):
+        np.testing.assert_array_equal(fast(empty)[0], plain(empty)[0])
+    same(fast(x[0])[0], torch.from_numpy(plain(x[0])[0]))
+
+
+def test_other_numbers_are_not_taken(tmp_path):
+    path = tmp_path / "m.pt"
+    saved(Chaotic, path)
+    model = rust_host.Model(path, "cpu")
+    x = floats(1000, 512)
+    want = rust_host.Model(path, "cpu", optimise=False)(x)
+    for _ in range(3):
+        np.testing.assert_array_equal(model(x), want)
+        assert model.speed == "dropped"
+
+
+def test_a_model_of_chance_runs_once_a_call(tmp_path):
+    path = tmp_path / "m.pt"
+    saved(Random, path)
+    model, plain = rust_host.Model(path, "cpu"), rust_host.Model(path, "cpu", optimise=False)
+    x = floats(4, 512)
+    assert model.speed == "plain"
+    torch.manual_seed(5)
+    first = model(x)
+    torch.manual_seed(5)
+    np.testing.assert_array_equal(first, plain(x))
+
+
+def test_an_error_of_the_first_call_says_nothing_of_the_second(tmp_path):
+    path = tmp_path / "m.pt"
+    saved(Raises, path)
+    model = rust_host.Model(path, "cpu")
+    for _ in range(2):
+        with pytest.raises(rust_host.FailedError, match="three is one too many"):
+            model(floats(3, 512))
+    assert model.speed == "unchecked"
+    model(floats(1000, 512))
+    assert model.speed == "optimised"
+    with pytest.raises(rust_host.FailedError, match="three is one too many"):
+        model(floats(3, 512))
+
+
+def test_results_are_the_callers_alone(tmp_path):
+    """A constant of the optimised graph must not leave it."""
+
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(512, 1024)
+            self.kept = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return self.a(x), self.kept, self.kept[1:]
+
+    path = tmp_path / "m.pt"
+    saved(Constant, path)
+    model = rust_host.Model(path, "cpu")
+    for _ in range(3):
+        _, kept, part = model(floats(1000, 512))
+        assert kept.tolist() == [1, 1, 1] and part.tolist() == [1, 1]
+        kept[:] = 7
+        part[:] = 7
+
+
+def test_many_threads_may_make_the_first_call(tmp_path):
+    path = tmp_path / "m.pt"
+    plain = saved(Layers, path)
+    x = floats(1000, 512)
+    want = plain(torch.from_numpy(x))
+    for _ in range(5):
+        model = rust_host.Model(path, "cpu")
+        failures = []
+
+        def call(model=model, failures=failures):
+            try:
+                same(model(x), want)
+            except BaseException as e:
+                failures.append(e)
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures and model.speed == "optimised"
