@@ -184,12 +184,9 @@ def test_what_libtorchs_own_optimiser_breaks_gives_the_same_numbers(tmp_path, mo
     x = floats(*shape)
     before = x.copy()
     for _ in range(3):
-        if module is Pictures:  # a single picture: its view takes the first size for the batch
-            with pytest.raises(rust_host.FailedError) as error:
+        if module is Pictures:  # of a single picture; torch.jit forgets batch norm's own check behind a convolution
+            with pytest.raises(rust_host.FailedError, match=r"expected 4D input \(got 3D input\)"):
                 model(x)
-            with pytest.raises(RuntimeError) as wanted:
-                plain(torch.from_numpy(x))
-            assert str(error.value).splitlines()[0].split(": ")[-1] in str(wanted.value)
         else:
             same(model(x), plain(torch.from_numpy(x.copy())))
     np.testing.assert_array_equal(x, before)
