@@ -1,6 +1,6 @@
 //! Threads between input and output, in order and in bounded memory: one reads, one a core decodes and encodes, the
-//! caller's runs the model, one writes. At most `in_flight` pieces exist at a time, so a slow disk or a slow model holds
-//! back the reader.
+//! caller's runs the model, one writes. At most `in_flight` pieces exist at a time, and few decoded ones where those are
+//! large, so a slow disk or a slow model holds back the reader.
 
 use rust_host_engine::{Error, Result, interrupt};
 use std::{
@@ -26,6 +26,8 @@ pub(crate) trait Steps: Sync {
     type Encoded: Send;
 
     fn decode(&self, raw: Self::Raw) -> Result<Self::Piece>;
+    /// Bytes of memory that a decoded piece takes.
+    fn size(&self, piece: &Self::Piece) -> usize;
     fn encode(&self, batch: Self::Batch) -> Result<Self::Encoded>;
 }
 
@@ -40,6 +42,8 @@ pub(crate) trait Stage<S: Steps> {
 pub(crate) struct Sizes {
     pub workers: usize,
     pub in_flight: usize,
+    /// Bytes of decoded pieces beyond which no other is decoded, but the one that the model waits for.
+    pub decoded: usize,
 }
 
 enum Job<S: Steps> {
@@ -56,7 +60,20 @@ struct Shared<S: Steps> {
 struct State<S: Steps> {
     jobs: VecDeque<Job<S>>,
     free: usize,
+    /// Bytes of pieces that are decoded and were not run yet, and the piece that the model waits for.
+    decoded: usize,
+    wanted: u64,
     closed: bool,
+}
+
+impl<S: Steps> State<S> {
+    fn may_start(&self, most: usize) -> bool {
+        match self.jobs.front() {
+            Some(Job::Decode(number, _)) => self.decoded < most || *number <= self.wanted,
+            Some(Job::Encode(..)) => true,
+            None => false,
+        }
+    }
 }
 
 impl<S: Steps> Shared<S> {
@@ -89,11 +106,24 @@ impl<S: Steps> Shared<S> {
         self.changed.notify_all();
     }
 
-    fn pop(&self) -> Option<Job<S>> {
+    fn pop(&self, most: usize) -> Option<Job<S>> {
         let state = self.lock();
-        let wait = |s: &mut State<S>| s.jobs.is_empty() && !s.closed;
+        let wait = |s: &mut State<S>| !s.may_start(most) && !s.closed;
         let mut state = self.changed.wait_while(state, wait).unwrap_or_else(PoisonError::into_inner);
         state.jobs.pop_front()
+    }
+
+    fn decoded(&self, bytes: usize) {
+        self.lock().decoded += bytes;
+    }
+
+    /// What the model has taken, and what it waits for now.
+    fn taken(&self, bytes: usize, wanted: u64) {
+        let mut state = self.lock();
+        state.decoded = state.decoded.saturating_sub(bytes);
+        state.wanted = wanted;
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn close(&self, drop_jobs: bool) {
@@ -118,7 +148,13 @@ pub(crate) fn run<S: Steps>(
     mut write: impl FnMut(S::Encoded) -> Result<()> + Send,
 ) -> Result<()> {
     let shared = Shared::<S> {
-        state: Mutex::new(State { jobs: VecDeque::new(), free: sizes.in_flight.max(1), closed: false }),
+        state: Mutex::new(State {
+            jobs: VecDeque::new(),
+            free: sizes.in_flight.max(1),
+            decoded: 0,
+            wanted: 0,
+            closed: false,
+        }),
         changed: Condvar::new(),
     };
     let (decoded_in, decoded) = mpsc::channel::<Option<Numbered<S::Piece>>>();
@@ -129,7 +165,7 @@ pub(crate) fn run<S: Steps>(
         scope.spawn(move || read(shared, &mut next, &for_reader));
         for _ in 0..sizes.workers.max(1) {
             let (decoded_in, encoded_in) = (decoded_in.clone(), encoded_in.clone());
-            scope.spawn(move || work(shared, steps, &decoded_in, &encoded_in));
+            scope.spawn(move || work(shared, steps, sizes.decoded, &decoded_in, &encoded_in));
         }
         drop((decoded_in, encoded_in));
         let writer = scope.spawn(move || -> Result<()> {
@@ -143,7 +179,7 @@ pub(crate) fn run<S: Steps>(
             }
             ended
         });
-        let ran = call(shared, &decoded, stage);
+        let ran = call(shared, steps, &decoded, stage);
         shared.close(ran.is_err());
         let written = writer.join().unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
         // A write that failed stops the model's thread without an error of its own.
@@ -183,13 +219,15 @@ fn end() -> Error {
 fn work<S: Steps>(
     shared: &Shared<S>,
     steps: &S,
+    most: usize,
     decoded: &mpsc::Sender<Option<Numbered<S::Piece>>>,
     encoded: &mpsc::Sender<Numbered<S::Encoded>>,
 ) {
-    while let Some(job) = shared.pop() {
+    while let Some(job) = shared.pop(most) {
         match job {
             Job::Decode(number, raw) => {
                 let piece = caught(|| steps.decode(raw));
+                shared.decoded(piece.as_ref().map_or(0, |p| steps.size(p)));
                 let _gone = decoded.send(Some((number, piece, 1)));
             }
             Job::Encode(number, batch, pieces) => {
@@ -203,10 +241,11 @@ fn work<S: Steps>(
 /// The model's thread: pieces in order → batches.
 fn call<S: Steps>(
     shared: &Shared<S>,
+    steps: &S,
     decoded: &mpsc::Receiver<Option<Numbered<S::Piece>>>,
     stage: &mut impl Stage<S>,
 ) -> Result<()> {
-    let (mut waiting, mut wanted, mut batches, mut pieces) = (BTreeMap::new(), 0u64, 0u64, 0usize);
+    let (mut waiting, mut wanted, mut batches, mut pieces, mut bytes) = (BTreeMap::new(), 0u64, 0u64, 0usize, 0usize);
     let mut run = |stage: &mut dyn Stage<S>, pieces: &mut usize| -> Result<()> {
         if *pieces > 0
             && let Some(batch) = stage.run()?
@@ -235,12 +274,16 @@ fn call<S: Steps>(
                 (Err(e), _) => return Err(e),
                 (Ok(piece), _) => {
                     pieces += 1;
+                    bytes += steps.size(&piece);
+                    wanted += 1;
                     if stage.add(piece)? {
                         run(stage, &mut pieces)?;
+                        shared.taken(std::mem::take(&mut bytes), wanted);
+                    } else {
+                        shared.taken(0, wanted);
                     }
                 }
             }
-            wanted += 1;
         }
     }
 }
@@ -303,6 +346,9 @@ mod tests {
                 false => Ok(raw),
             }
         }
+        fn size(&self, _piece: &Self::Piece) -> usize {
+            1
+        }
         fn encode(&self, batch: Self::Batch) -> Result<Self::Encoded> {
             sleep(Duration::from_micros(500 * (batch[0].0 % 3)));
             Ok(batch)
@@ -324,6 +370,10 @@ mod tests {
 
     /// Runs `count` pieces; what was written, and how many existed at most.
     fn through(count: u64, bad: &[u64], full_after: usize) -> (Result<()>, Vec<u64>, usize) {
+        within(&Sizes { workers: 4, in_flight: 8, decoded: usize::MAX }, count, bad, full_after)
+    }
+
+    fn within(sizes: &Sizes, count: u64, bad: &[u64], full_after: usize) -> (Result<()>, Vec<u64>, usize) {
         let alive: &'static AtomicUsize = Box::leak(Box::default());
         let (mut given, mut most, mut written) = (0, 0, Vec::new());
         let next = || {
@@ -341,8 +391,7 @@ mod tests {
             written.extend(batch.iter().map(|c| c.0));
             Ok(())
         };
-        let sizes = Sizes { workers: 4, in_flight: 8 };
-        let result = run(&sizes, &Slow { bad: bad.to_vec() }, next, &mut Pairs::default(), write);
+        let result = run(sizes, &Slow { bad: bad.to_vec() }, next, &mut Pairs::default(), write);
         (result, written, most)
     }
 
@@ -354,6 +403,51 @@ mod tests {
             assert_eq!(written, (0..count).collect::<Vec<_>>());
             assert!(most <= 8, "{most}");
         }
+    }
+
+    #[test]
+    fn large_pieces_are_decoded_one_at_a_time_and_nothing_waits_for_ever() {
+        for decoded in [0, 1, 2, 3] {
+            let sizes = Sizes { workers: 4, in_flight: 8, decoded };
+            let (result, written, _) = within(&sizes, 100, &[], usize::MAX);
+            result.unwrap();
+            assert_eq!(written, (0..100).collect::<Vec<_>>());
+        }
+        // A decoded piece that the model has not got yet: as many as there may be, and one a worker.
+        let most: &'static AtomicUsize = Box::leak(Box::default());
+        let now: &'static AtomicUsize = Box::leak(Box::default());
+        struct Watched(&'static AtomicUsize, &'static AtomicUsize);
+        impl Steps for Watched {
+            type Raw = ();
+            type Piece = ();
+            type Batch = usize;
+            type Encoded = usize;
+            fn decode(&self, (): ()) -> Result<()> {
+                self.1.fetch_max(self.0.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                Ok(())
+            }
+            fn size(&self, (): &()) -> usize {
+                1
+            }
+            fn encode(&self, batch: usize) -> Result<usize> {
+                Ok(batch)
+            }
+        }
+        struct Sleepy(&'static AtomicUsize);
+        impl Stage<Watched> for Sleepy {
+            fn add(&mut self, (): ()) -> Result<bool> {
+                Ok(true)
+            }
+            fn run(&mut self) -> Result<Option<usize>> {
+                sleep(Duration::from_millis(2));
+                Ok(Some(self.0.fetch_sub(1, Ordering::SeqCst)))
+            }
+        }
+        let mut left = 50;
+        let next = || Ok(usize::checked_sub(left, 1).map(|n| left = n));
+        let sizes = Sizes { workers: 2, in_flight: 40, decoded: 3 };
+        run(&sizes, &Watched(now, most), next, &mut Sleepy(now), |_| Ok(())).unwrap();
+        assert!(most.load(Ordering::SeqCst) <= 6, "{most:?}");
     }
 
     #[test]

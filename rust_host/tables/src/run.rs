@@ -28,6 +28,9 @@ use std::{
 /// the kernel zero every page of a batch anew, which took as long as the decoding.
 const PICTURES: usize = 12 << 20;
 
+/// Decoded rows and pictures that wait for the model: a photograph of 12 megapixels is 144 MB.
+const DECODED: usize = 256 << 20;
+
 /// A row that cannot be read or run.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -128,6 +131,10 @@ impl pipeline::Steps for Steps<'_> {
         }
     }
 
+    fn size(&self, piece: &Piece) -> usize {
+        piece.inputs.iter().map(Tensor::byte_len).sum()
+    }
+
     fn encode(&self, batch: Batch) -> Result<Encoded> {
         let layout = self.layout.get().ok_or_else(|| Error::internal("rows came before their columns"))?;
         let bytes = batch.pieces.iter().map(|p| p.bytes).sum();
@@ -219,7 +226,7 @@ pub fn run(model: &Model, settings: &Settings) -> Result<Summary> {
         #[cfg(feature = "batch")]
         path: settings.output.clone(),
     };
-    let sizes = Sizes { workers, in_flight: opened.in_flight };
+    let sizes = Sizes { workers, in_flight: opened.in_flight, decoded: DECODED };
     pipeline::run(&sizes, &steps, opened.next, &mut forward, |encoded: Encoded| {
         let layout = layout.get().ok_or_else(|| Error::internal("rows came before their columns"))?;
         sink.begin(layout)?;
