@@ -7,6 +7,7 @@ use crate::error::{invalid_input, to_py};
 use pyo3::{prelude::*, types::PyCapsule};
 use rust_host_engine::Model;
 use rust_host_tables::{self as tables, OnError};
+use std::num::NonZero;
 
 /// Names of columns in `repr`.
 const SHOWN: usize = 8;
@@ -26,7 +27,13 @@ pub(crate) fn map(model: &Model, table: &Bound<'_, PyAny>, on_error: &str, top_k
         other => return Err(invalid_input(py, format!("unknown `on_error` `{other}`, expected stop or null"))),
     };
     let table = capsule::read(table)?;
-    let mapped = py.detach(|| tables::map(model, &table.schema, table.batches, on_error, top_k));
+    let map = || {
+        // Cores that the model's operators leave alone prepare rows meanwhile. Between calls the others' threads spin.
+        let threads = rust_host_torch::backend()?.threads();
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        tables::map(model, &table.schema, table.batches, on_error, top_k, cores.saturating_sub(threads))
+    };
+    let mapped = py.detach(map);
     Ok(Mapped { mapped: mapped.map_err(|e| to_py(py, &e))? })
 }
 

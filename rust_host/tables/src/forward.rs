@@ -3,9 +3,9 @@
 use crate::{
     OnError, Summary,
     columns::{self, Layout},
-    pipeline::Stage,
+    pipeline::{Stage, Steps},
     plan::Batching,
-    run::{Batch, Failure, Passed, Piece, Steps},
+    run::{Batch, Failure, Passed, Piece},
 };
 use rust_host_engine::{Contract, Error, Model, Result, Tensor, Value, error::ErrorKind};
 use std::{
@@ -56,17 +56,17 @@ struct Together<'p> {
 /// Outputs of rows that were run together.
 type Group = Vec<Tensor>;
 
-impl<'a> Stage<Steps<'a>> for Forward<'_> {
+impl<S: Steps<Piece = Piece, Batch = Batch>> Stage<S> for Forward<'_> {
     fn add(&mut self, piece: Piece) -> Result<bool> {
         self.collected_rows += piece.rows;
-        self.collected_bytes += piece.inputs.iter().map(Tensor::byte_len).sum::<usize>();
+        self.collected_bytes += piece.size();
         let first = self.rows + (self.collected_rows - piece.rows) as u64;
         let failure = piece.failed.first().filter(|_| self.calls.on_error == OnError::Stop);
         let failure = failure.map(|f| self.named(first + f.row as u64, f, &piece.passed));
         self.collected.push(piece);
         if let Some(e) = failure {
             // The model may refuse a row before it, which is then the first.
-            self.run()?;
+            Stage::<S>::run(self)?;
             return Err(e);
         }
         Ok(self.collected_rows >= self.calls.enough || self.collected_bytes >= self.calls.enough_bytes)

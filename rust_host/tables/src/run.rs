@@ -61,6 +61,13 @@ pub(crate) struct Piece {
     pub failed: Vec<Failure>,
 }
 
+impl Piece {
+    /// Bytes that the model gets of it.
+    pub fn size(&self) -> usize {
+        self.inputs.iter().map(Tensor::byte_len).sum()
+    }
+}
+
 /// Rows that went through the model.
 pub(crate) struct Batch {
     pub pieces: Vec<Piece>,
@@ -132,7 +139,7 @@ impl pipeline::Steps for Steps<'_> {
     }
 
     fn size(&self, piece: &Piece) -> usize {
-        piece.inputs.iter().map(Tensor::byte_len).sum()
+        piece.size()
     }
 
     fn encode(&self, batch: Batch) -> Result<Encoded> {

@@ -22,7 +22,14 @@ fn batch(values: &[f64]) -> RecordBatch {
 }
 
 fn mapped(batches: &[RecordBatch], on_error: OnError) -> Result<Mapped> {
-    map(&cell(), &batches[0].schema(), batches.iter().cloned().map(Ok), on_error, None)
+    let with = |workers| map(&cell(), &batches[0].schema(), batches.iter().cloned().map(Ok), on_error, None, workers);
+    let alone = with(0);
+    match (&alone, with(2)) {
+        (Ok(a), Ok(b)) => assert_eq!((&a.batches, &a.summary.columns), (&b.batches, &b.summary.columns)),
+        (Err(a), Err(b)) => assert_eq!(a.message, b.message),
+        (a, b) => panic!("{a:?} {b:?}"),
+    }
+    alone
 }
 
 fn totals(mapped: &Mapped) -> Vec<Option<f32>> {
@@ -37,6 +44,14 @@ fn several_batches_keep_their_order_and_their_own_columns() {
     assert_eq!(totals(&out), [Some(2.5), Some(4.5), Some(6.5)]);
     assert_eq!((out.summary.rows, out.summary.failed), (3, 0));
     assert_eq!(out.batches[1].column(0).as_primitive::<Int64Type>().values(), &[0]);
+}
+
+#[test]
+fn many_batches_are_prepared_by_other_threads_in_the_same_order() {
+    let many: Vec<RecordBatch> = (0..200).map(|i| batch(&[f64::from(i); 3])).collect();
+    let out = mapped(&many, OnError::Null).unwrap();
+    assert_eq!((out.summary.rows, out.summary.failed), (600, 3)); // 13 is refused
+    assert_eq!(totals(&out)[597], Some(398.5));
 }
 
 #[test]
@@ -60,7 +75,7 @@ fn the_first_bad_row_is_told_whatever_was_found_first() {
         ("h.1", Arc::new(Float64Array::from(vec![0.0; 3]))),
     ];
     let table = RecordBatch::try_from_iter(columns).unwrap();
-    let summary = map(&cell(), &table.schema(), [Ok(table)], OnError::Null, None).unwrap().summary;
+    let summary = map(&cell(), &table.schema(), [Ok(table)], OnError::Null, None, 0).unwrap().summary;
     assert_eq!(summary.first_failure.as_deref(), Some("row 2: RuntimeError: 13 is not allowed"));
     assert_eq!(summary.failed, 2);
 }
@@ -80,7 +95,7 @@ fn a_long_batch_is_run_in_calls_of_bounded_size_and_lists_are_found_in_slices() 
     });
     let values: Vec<f64> = (0..150_000).map(f64::from).collect();
     let table = batch(&values).slice(7, 149_990);
-    let out = map(&model, &table.schema(), [Ok(table)], OnError::Stop, None).unwrap();
+    let out = map(&model, &table.schema(), [Ok(table)], OnError::Stop, None, 0).unwrap();
     assert_eq!(totals(&out).len(), 149_990);
     for (i, total) in totals(&out).into_iter().enumerate() {
         assert_eq!(total, Some((i + 7) as f32));
@@ -101,7 +116,7 @@ fn lists_of_a_fixed_size_are_found_in_slices_too() {
     let table = RecordBatch::try_from_iter([("x", Arc::new(x) as ArrayRef), ("h.0", h.clone()), ("h.1", h)])
         .unwrap()
         .slice(4, 3);
-    let out = map(&cell(), &table.schema(), [Ok(table)], OnError::Stop, None).unwrap();
+    let out = map(&cell(), &table.schema(), [Ok(table)], OnError::Stop, None, 0).unwrap();
     let total = out.batches[0].column(0).as_primitive::<Float32Type>().values().to_vec();
     assert_eq!(total, [9.0, 11.0, 13.0]);
 }
@@ -110,10 +125,10 @@ fn lists_of_a_fixed_size_are_found_in_slices_too() {
 fn a_table_that_does_not_fit_is_a_sentence() {
     let text = Arc::new(StringArray::from(vec!["a"])) as ArrayRef;
     let table = RecordBatch::try_from_iter([("name", text.clone())]).unwrap();
-    let e = map(&cell(), &table.schema(), [Ok(table)], OnError::Stop, None).unwrap_err();
+    let e = map(&cell(), &table.schema(), [Ok(table)], OnError::Stop, None, 0).unwrap_err();
     assert!(e.message.starts_with("no column fits the input `x`"), "{e}");
     let one = batch(&[1.0]);
-    let e = map(&cell(), &one.schema(), [Ok(one)], OnError::Stop, Some(0)).unwrap_err();
+    let e = map(&cell(), &one.schema(), [Ok(one)], OnError::Stop, Some(0), 0).unwrap_err();
     assert_eq!(e.message, "top_k is 0, expected at least 1");
 }
 
