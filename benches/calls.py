@@ -166,7 +166,7 @@ def main(rounds: int = 5, seconds: float = 1.0) -> None:
 
         ways = ["C++ loop", "rust-host", "wheel", "torch.jit", "eager"]
         print(f"one call, one thread, microseconds: median of {rounds} rounds of {seconds:g} s (more than C++)\n")
-        print(f"{'':22}" + "".join(f"{way:>18}" for way in ways))
+        print(f"{'':22}" + "".join(f"{way:>20}" for way in ways))
         for title, (name, shape) in CASES.items():
             path = folder / f"{name}.pt"
             module = make(name).eval()
@@ -186,7 +186,7 @@ def main(rounds: int = 5, seconds: float = 1.0) -> None:
             for way in ways:
                 more = statistics.median(a - b for a, b in zip(times[way], base, strict=True))
                 cells.append(f"{statistics.median(times[way]):.1f}" + (f" ({more:+.1f})" if way != "C++ loop" else ""))
-            print(f"{title:22}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+            print(f"{title:22}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
