@@ -251,7 +251,7 @@ SPELLINGS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "super": (('super().save(x, "hole")',), "raises", ("aten::save",)),
     "del": (("del x.save",), "raises", ("aten::save",)),
     "global": (("global torch", 'torch.save(x, "hole")'), "raises", ("torch",)),
-    "a type that is none": (("x = x.to(-1)",), "killed", ("aten::to", "__setstate__")),
+    "a type that is none": (("x = x.to(-1)",), "differs", ("aten::to", "__setstate__")),
     "deep brackets": (("_9 = " + "(" * 2000 + "1" + ")" * 2000,), "differs", ("nest",)),
     "deep calls": (("_9 = " + "torch.neg(" * 5000 + "x" + ")" * 5000,), "differs", ("nest",)),
     "deep signs": (("_9 = " + "-" * 200_000 + "1",), "killed", ("nest",)),

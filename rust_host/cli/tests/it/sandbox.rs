@@ -1,7 +1,7 @@
 //! `--sandbox` and `--max-memory`: what the model's process may not do, how it ends, and that honest models notice nothing.
 //! The sandbox is the second wall: the gate, which refuses such files first, is opened for them here.
 
-use crate::host::{Ran, binary, floats, host, host_with, start};
+use crate::host::{Ran, binary, floats, host, host_with, names, start};
 use std::{
     fs,
     path::Path,
@@ -18,13 +18,6 @@ fn run(words: &[&str], sandbox: Option<&str>, more: &[&str]) -> Ran {
     all.extend(sandbox.iter().flat_map(|s| ["--sandbox", s]));
     all.extend(more);
     host(&all)
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `run` with a table or a folder of pictures: exit codes, what is written, and what is left behind.
 
-use crate::host::{binary, host, model, start};
+use crate::host::{binary, host, model, names, start};
 use std::{
     fs,
     io::Write,
@@ -16,13 +16,6 @@ fn run(model_name: &str, input: &Path, output: &Path, more: &[&str]) -> crate::h
     let mut words = vec!["run", &model, "--input", &input, "--output", &output];
     words.extend(more);
     host(&words)
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> =
-        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
