@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,15 +20,6 @@ from py_authoring.verify import verify
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target/release/rust-host"
 KEY = "0.raw.image"
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/mnist with its initial weights."""
-    folder = tmp_path_factory.mktemp("models") / "mnist"
-    shutil.copytree(ROOT / "models/mnist", folder, ignore=shutil.ignore_patterns("runs", "[0-9]*"))
-    subprocess.run([sys.executable, "-m", "py_authoring", "export", folder, "--untrained", "--quiet"], check=True)
-    return folder / "1/model.pt"
 
 
 def golden(path: Path) -> tuple[dict[str, Tensor], dict[str, bytes], torch.jit.ScriptModule]:
@@ -73,21 +62,21 @@ def answers(path: Path) -> dict[str, tuple[bool, str]]:
     return found
 
 
-def test_an_export_holds_the_picture_of_its_first_example(exported: Path) -> None:
-    tensors, extra, _ = golden(exported)
+def test_an_export_holds_the_picture_of_its_first_example(exported_digits: Path) -> None:
+    tensors, extra, _ = golden(exported_digits)
     assert [k for k in tensors if ".raw." in k] == [KEY] and tensors[KEY].dtype == torch.uint8
     factor = json.loads(extra["contract.json"])["image"]["rescale_factor"]
     pixels = torch.tensor(list(Image.open(io.BytesIO(tensors[KEY].numpy().tobytes())).tobytes()), dtype=torch.float64)
     assert torch.equal((pixels * factor).float(), tensors["0.input.image"][0].flatten())
     assert len(pixels.unique()) > 10
-    assert all(ok for ok, _ in answers(exported).values())
+    assert all(ok for ok, _ in answers(exported_digits).values())
 
 
-def test_rust_host_run_gives_the_golden_output_for_that_picture(exported: Path, tmp_path: Path) -> None:
-    tensors, _, _ = golden(exported)
+def test_rust_host_run_gives_the_golden_output_for_that_picture(exported_digits: Path, tmp_path: Path) -> None:
+    tensors, _, _ = golden(exported_digits)
     (tmp_path / "0.png").write_bytes(tensors[KEY].numpy().tobytes())
     done = subprocess.run(
-        [BINARY, "run", exported, "--input", f"image={tmp_path / '0.png'}", "--json"],
+        [BINARY, "run", exported_digits, "--input", f"image={tmp_path / '0.png'}", "--json"],
         capture_output=True,
         check=True,
     )
@@ -95,17 +84,17 @@ def test_rust_host_run_gives_the_golden_output_for_that_picture(exported: Path, 
     assert torch.allclose(torch.tensor(output["data"]).flatten(), tensors["0.output.log_probabilities"][0], atol=1e-5)
 
 
-def test_a_file_without_it_is_as_good_as_before(exported: Path, tmp_path: Path) -> None:
-    assert all(ok for ok, _ in answers(changed(exported, tmp_path / "model.pt", None)).values())
+def test_a_file_without_it_is_as_good_as_before(exported_digits: Path, tmp_path: Path) -> None:
+    assert all(ok for ok, _ in answers(changed(exported_digits, tmp_path / "model.pt", None)).values())
 
 
 @pytest.mark.parametrize("case", ["one pixel by one", "size", "no picture"])
-def test_a_wrong_one_is_named_by_every_verifier(exported: Path, tmp_path: Path, case: str) -> None:
-    tensors, _, _ = golden(exported)
+def test_a_wrong_one_is_named_by_every_verifier(exported_digits: Path, tmp_path: Path, case: str) -> None:
+    tensors, _, _ = golden(exported_digits)
     data, word = {
         "one pixel by one": (png(1, of=tensors[KEY]), "becomes another input than `0.input.image`, by up to 0.00"),
         "size": (png(size=(29, 28)), "becomes "),
         "no picture": (b"\x89PNG\r\n\x1a\n nothing", "cannot be decoded"),
     }[case]
-    for name, (ok, text) in answers(changed(exported, tmp_path / "model.pt", data)).items():
+    for name, (ok, text) in answers(changed(exported_digits, tmp_path / "model.pt", data)).items():
         assert not ok and KEY in text and word in text, (name, ok, text)

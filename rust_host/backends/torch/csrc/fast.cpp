@@ -20,6 +20,7 @@ using torch::jit::Node;
 using torch::jit::pop;
 using torch::jit::push;
 using torch::jit::Stack;
+using torch::jit::toIValue;
 using torch::jit::Value;
 using Scalars = c10::List<std::optional<at::Scalar>>;
 
@@ -28,48 +29,40 @@ constexpr int64_t FEWEST_IN_LINEAR = 500'000, FEWEST_IN_CONVOLUTION = 150'000;
 
 template <class Signature> auto find(const char *name) { return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>(); }
 
-at::Tensor pointwise_linear(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &b, const std::string &activation) {
-  using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
-  static const auto op = find<Signature>("mkldnn::_linear_pointwise");
-  const bool gelu = activation.rfind("gelu", 0) == 0;
-  const std::optional<std::string_view> algorithm = gelu ? std::optional<std::string_view>(activation == "gelu_tanh" ? "tanh" : "none") : std::nullopt;
-  return op.call(x, w, b, gelu ? "gelu" : std::string_view(activation), Scalars(), algorithm);
-}
+// What may follow a layer and be part of it: libtorch's operator, and oneDNN's name and algorithm.
+struct Activation {
+  const char *kind, *how; // `how` is gelu's argument
+  std::string_view name;
+  std::optional<std::string_view> algorithm;
+  at::Tensor (*plain)(const at::Tensor &);
+};
+const Activation ACTIVATIONS[] = {
+    {"", nullptr, "none", std::nullopt, [](const at::Tensor &x) { return x; }},
+    {"aten::relu", nullptr, "relu", std::nullopt, [](const at::Tensor &x) { return at::relu(x); }},
+    {"aten::sigmoid", nullptr, "sigmoid", std::nullopt, [](const at::Tensor &x) { return at::sigmoid(x); }},
+    {"aten::tanh", nullptr, "tanh", std::nullopt, [](const at::Tensor &x) { return at::tanh(x); }},
+    {"aten::silu", nullptr, "swish", std::nullopt, [](const at::Tensor &x) { return at::silu(x); }},
+    {"aten::hardswish", nullptr, "hardswish", std::nullopt, [](const at::Tensor &x) { return at::hardswish(x); }},
+    {"aten::gelu", "none", "gelu", "none", [](const at::Tensor &x) { return at::gelu(x, "none"); }},
+    {"aten::gelu", "tanh", "gelu", "tanh", [](const at::Tensor &x) { return at::gelu(x, "tanh"); }},
+};
+constexpr size_t NO_ACTIVATION = 0;
 
-at::Tensor pointwise_convolution(const at::Tensor &x, const at::Tensor &w, const std::optional<at::Tensor> &b, at::IntArrayRef padding, at::IntArrayRef stride, at::IntArrayRef dilation, int64_t groups, const std::string &activation) {
-  using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view, Scalars, std::optional<std::string_view>);
-  static const auto op = find<Signature>("mkldnn::_convolution_pointwise");
-  const bool gelu = activation.rfind("gelu", 0) == 0;
-  const std::optional<std::string_view> algorithm = gelu ? std::optional<std::string_view>(activation == "gelu_tanh" ? "tanh" : "none") : std::nullopt;
-  return op.call(x, w, b, padding, stride, dilation, groups, gelu ? "gelu" : std::string_view(activation), Scalars(), algorithm);
-}
-
-at::Tensor plain_activation(at::Tensor x, const std::string &name) {
-  if (name == "relu")
-    return at::relu(x);
-  if (name == "sigmoid")
-    return at::sigmoid(x);
-  if (name == "tanh")
-    return at::tanh(x);
-  if (name == "swish")
-    return at::silu(x);
-  if (name == "hardswish")
-    return at::hardswish(x);
-  if (name == "gelu_none")
-    return at::gelu(x, "none");
-  if (name == "gelu_tanh")
-    return at::gelu(x, "tanh");
-  return x;
+// The place in that list of what `node` computes.
+size_t activation_of(Node *node) {
+  const std::string kind = node->kind().toQualString();
+  for (size_t i = NO_ACTIVATION + 1; i < std::size(ACTIVATIONS); ++i) {
+    if (kind != ACTIVATIONS[i].kind)
+      continue;
+    const auto how = ACTIVATIONS[i].how ? toIValue(node->input(1)) : std::nullopt;
+    if (!ACTIVATIONS[i].how || (how && how->toStringRef() == ACTIVATIONS[i].how))
+      return i;
+  }
+  return NO_ACTIVATION;
 }
 
 // What oneDNN takes without a question; for anything else the plain operator gives the answer, or the error.
 bool is_plain_floats(const at::Tensor &x) { return x.scalar_type() == at::kFloat && x.device().is_cpu() && x.layout() == at::kStrided && x.numel() > 0 && !x.is_neg(); }
-
-at::Tensor linear(const at::Tensor &x, const at::Tensor &packed, const at::Tensor &weight, const std::optional<at::Tensor> &bias, const std::string &activation) {
-  if (!is_plain_floats(x) || x.dim() < 1 || x.size(-1) != weight.size(1) || x.numel() * weight.size(0) < FEWEST_IN_LINEAR)
-    return plain_activation(at::linear(x, weight, bias), activation);
-  return pointwise_linear(x, packed, bias, activation);
-}
 
 // Channels last without a copy where there is one channel: the two layouts are the same bytes then, but oneDNN goes by strides.
 at::Tensor channels_last(const at::Tensor &x) {
@@ -78,27 +71,7 @@ at::Tensor channels_last(const at::Tensor &x) {
   return x.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-bool fits(const at::Tensor &x, const at::Tensor &weight, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
-  if (x.dim() != 4 || x.size(1) != weight.size(1) * groups)
-    return false;
-  int64_t multiplications = x.size(0) * weight.numel();
-  for (int64_t d = 0; d < 2; ++d) {
-    const int64_t room = x.size(2 + d) + 2 * padding[d] - dilation[d] * (weight.size(2 + d) - 1) - 1;
-    if (room < 0)
-      return false;
-    multiplications *= room / stride[d] + 1;
-  }
-  return multiplications >= FEWEST_IN_CONVOLUTION;
-}
-
-at::Tensor convolution(const at::Tensor &x, const at::Tensor &packed, const at::Tensor &weight, const std::optional<at::Tensor> &bias, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, const std::string &activation) {
-  if (!is_plain_floats(x) || !fits(x, weight, stride, padding, dilation, groups))
-    return plain_activation(at::conv2d(x, weight, bias, stride, padding, dilation, groups), activation);
-  return pointwise_convolution(channels_last(x), packed, bias, padding, stride, dilation, groups, activation);
-}
-
-const Symbol LINEAR = Symbol::fromQualString("rust_host::linear");
-const Symbol CONVOLUTION = Symbol::fromQualString("rust_host::convolution");
+const Symbol LINEAR = Symbol::fromQualString("rust_host::linear"), CONVOLUTION = Symbol::fromQualString("rust_host::convolution");
 const Symbol PACKED = Symbol::attr("packed"), WEIGHT = Symbol::attr("weight"), BIAS = Symbol::attr("bias"), ACTIVATION = Symbol::attr("activation");
 const Symbol STRIDE = Symbol::attr("stride"), PADDING = Symbol::attr("padding"), DILATION = Symbol::attr("dilation"), GROUPS = Symbol::attr("groups");
 
@@ -106,37 +79,65 @@ const Symbol STRIDE = Symbol::attr("stride"), PADDING = Symbol::attr("padding"),
 struct Layer {
   at::Tensor packed, weight;
   std::optional<at::Tensor> bias;
-  std::string activation;
-  std::vector<int64_t> stride, padding, dilation;
-  int64_t groups = 1;
+  const Activation &activation;
 
-  explicit Layer(const Node *node) : packed(node->t(PACKED)), weight(node->t(WEIGHT)), activation(node->s(ACTIVATION)) {
+  explicit Layer(const Node *node) : packed(node->t(PACKED)), weight(node->t(WEIGHT)), activation(ACTIVATIONS[node->i(ACTIVATION)]) {
     if (node->hasAttribute(BIAS))
       bias = node->t(BIAS);
-    if (node->kind() != CONVOLUTION)
-      return;
-    stride = node->is(STRIDE);
-    padding = node->is(PADDING);
-    dilation = node->is(DILATION);
-    groups = node->i(GROUPS);
   }
 };
 
+struct Linear : Layer {
+  using Layer::Layer;
+
+  bool fits(const at::Tensor &x) const {
+    return is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1) && x.numel() * weight.size(0) >= FEWEST_IN_LINEAR;
+  }
+
+  at::Tensor operator()(const at::Tensor &x) const {
+    if (!fits(x))
+      return activation.plain(at::linear(x, weight, bias));
+    using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
+    static const auto op = find<Signature>("mkldnn::_linear_pointwise");
+    return op.call(x, packed, bias, activation.name, Scalars(), activation.algorithm);
+  }
+};
+
+struct Convolution : Layer {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+
+  explicit Convolution(const Node *node) : Layer(node), stride(node->is(STRIDE)), padding(node->is(PADDING)), dilation(node->is(DILATION)), groups(node->i(GROUPS)) {}
+
+  bool fits(const at::Tensor &x) const {
+    if (!is_plain_floats(x) || x.dim() != 4 || x.size(1) != weight.size(1) * groups)
+      return false;
+    int64_t multiplications = x.size(0) * weight.numel();
+    for (int64_t d = 0; d < 2; ++d) {
+      const int64_t room = x.size(2 + d) + 2 * padding[d] - dilation[d] * (weight.size(2 + d) - 1) - 1;
+      if (room < 0)
+        return false;
+      multiplications *= room / stride[d] + 1;
+    }
+    return multiplications >= FEWEST_IN_CONVOLUTION;
+  }
+
+  at::Tensor operator()(const at::Tensor &x) const {
+    if (!fits(x))
+      return activation.plain(at::conv2d(x, weight, bias, stride, padding, dilation, groups));
+    using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view, Scalars, std::optional<std::string_view>);
+    static const auto op = find<Signature>("mkldnn::_convolution_pointwise");
+    return op.call(channels_last(x), packed, bias, padding, stride, dilation, groups, activation.name, Scalars(), activation.algorithm);
+  }
+};
+
+template <class Kind> torch::jit::Operation prepared(const Node *node) {
+  return [layer = Kind(node)](Stack &stack) { push(stack, layer(pop(stack).toTensor())); };
+}
+
 const torch::jit::RegisterOperators operators({
-    torch::jit::Operator(
-        LINEAR,
-        [](const Node *node) -> torch::jit::Operation {
-          return [layer = Layer(node)](Stack &stack) { push(stack, linear(pop(stack).toTensor(), layer.packed, layer.weight, layer.bias, layer.activation)); };
-        },
-        c10::AliasAnalysisKind::PURE_FUNCTION),
-    torch::jit::Operator(
-        CONVOLUTION,
-        [](const Node *node) -> torch::jit::Operation {
-          return [layer = Layer(node)](Stack &stack) {
-            push(stack, convolution(pop(stack).toTensor(), layer.packed, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups, layer.activation));
-          };
-        },
-        c10::AliasAnalysisKind::PURE_FUNCTION),
+    torch::jit::Operator(LINEAR, prepared<Linear>, c10::AliasAnalysisKind::PURE_FUNCTION),
+    torch::jit::Operator(CONVOLUTION, prepared<Convolution>, c10::AliasAnalysisKind::PURE_FUNCTION),
 });
 
 template <class Visit> void for_each_node(torch::jit::Block *block, Visit &&visit) {
@@ -148,8 +149,6 @@ template <class Visit> void for_each_node(torch::jit::Block *block, Visit &&visi
   }
 }
 
-std::optional<c10::IValue> constant(Value *value) { return torch::jit::toIValue(value); }
-
 // Random only where it drops something out, which `eval()` and constants have ruled out.
 bool drops_nothing(Node *node) {
   const auto *schema = node->maybeSchema();
@@ -157,7 +156,7 @@ bool drops_nothing(Node *node) {
     return false;
   const auto is = [&](const char *name, const c10::IValue &wanted) {
     const auto at = schema->argumentIndexWithName(name);
-    const auto value = at ? constant(node->input(*at)) : std::nullopt;
+    const auto value = at ? toIValue(node->input(*at)) : std::nullopt;
     return value && *value == wanted;
   };
   return is("train", false) || is("training", false) || is("dropout", 0.0) || is("dropout_p", 0.0) || is("p", 0.0);
@@ -175,7 +174,7 @@ bool runs_once(Graph &graph) {
 }
 
 std::optional<at::Tensor> weight_of(Value *value, int64_t dims) {
-  const auto found = constant(value);
+  const auto found = toIValue(value);
   if (!found || !found->isTensor())
     return std::nullopt;
   const at::Tensor w = found->toTensor();
@@ -184,14 +183,14 @@ std::optional<at::Tensor> weight_of(Value *value, int64_t dims) {
 }
 
 bool is_bias(Value *value, int64_t size) {
-  const auto found = constant(value);
+  const auto found = toIValue(value);
   if (!found)
     return false;
   return found->isNone() || (found->isTensor() && is_plain_floats(found->toTensor()) && found->toTensor().dim() == 1 && found->toTensor().size(0) == size);
 }
 
 std::optional<std::vector<int64_t>> pair(Value *value) {
-  const auto found = constant(value);
+  const auto found = toIValue(value);
   if (!found || !found->isIntList())
     return std::nullopt;
   auto list = found->toIntVector();
@@ -200,31 +199,15 @@ std::optional<std::vector<int64_t>> pair(Value *value) {
   return list.size() == 2 ? std::optional<std::vector<int64_t>>(list) : std::nullopt;
 }
 
-// What follows the layer and can be part of it.
-std::string activation_name(Node *node) {
-  const std::string kind = node->kind().toQualString();
-  if (kind == "aten::relu" || kind == "aten::sigmoid" || kind == "aten::tanh" || kind == "aten::hardswish")
-    return kind.substr(6);
-  if (kind == "aten::silu")
-    return "swish";
-  if (kind == "aten::gelu")
-    if (const auto how = constant(node->input(1)))
-      return "gelu_" + how->toStringRef();
-  return "";
-}
-
 // Puts a layer in the place of `node`, and of the activation behind it where nothing else uses what is between.
 Node *replace(Graph &graph, Node *node, Symbol kind, const at::Tensor &packed, const at::Tensor &weight) {
-  Node *last = node;
-  std::string activation;
   const auto &uses = node->output()->uses();
-  if (uses.size() == 1 && uses[0].user->owningBlock() == node->owningBlock())
-    activation = activation_name(uses[0].user);
-  if (!activation.empty())
-    last = uses[0].user;
+  const bool alone = uses.size() == 1 && uses[0].user->owningBlock() == node->owningBlock();
+  const size_t activation = alone ? activation_of(uses[0].user) : NO_ACTIVATION;
+  Node *last = activation == NO_ACTIVATION ? node : uses[0].user;
   Node *layer = graph.create(kind, {node->input(0)})->insertBefore(node);
-  layer->t_(PACKED, packed)->t_(WEIGHT, weight)->s_(ACTIVATION, activation.empty() ? "none" : activation);
-  if (const auto bias = constant(node->input(2)); bias && bias->isTensor())
+  layer->t_(PACKED, packed)->t_(WEIGHT, weight)->i_(ACTIVATION, static_cast<int64_t>(activation));
+  if (const auto bias = toIValue(node->input(2)); bias && bias->isTensor())
     layer->t_(BIAS, bias->toTensor().detach());
   layer->output()->setType(last->output()->type());
   last->output()->replaceAllUsesWith(layer->output());
@@ -250,11 +233,11 @@ bool pack_convolution(Graph &graph, Node *node) {
     return false;
   const auto stride = pair(node->input(3)), padding = pair(node->input(4)), dilation = pair(node->input(5));
   if (raw) {
-    const auto transposed = constant(node->input(6));
+    const auto transposed = toIValue(node->input(6));
     if (!transposed || transposed->toBool())
       return false;
   }
-  const auto groups = constant(node->input(raw ? 8 : 6));
+  const auto groups = toIValue(node->input(raw ? 8 : 6));
   if (!stride || !padding || !dilation || !groups || groups->toInt() < 1 || weight->size(0) % groups->toInt() != 0)
     return false;
   for (int64_t d = 0; d < 2; ++d)
@@ -308,25 +291,23 @@ std::unique_ptr<Fast> Fast::of(const torch::jit::Module &module) {
     if (kind == "aten::linear" || kind == "aten::conv2d" || kind == "aten::_convolution")
       candidates.push_back(node);
   });
-  size_t layers = 0;
-  bool convolutions = false;
+  size_t layers = 0, convolutions = 0;
   for (Node *node : candidates) {
     const bool is_linear = node->kind() == c10::aten::linear;
-    if (!(is_linear ? pack_linear(*graph, node) : pack_convolution(*graph, node)))
-      continue;
-    ++layers;
-    convolutions |= !is_linear;
+    const bool is_packed = is_linear ? pack_linear(*graph, node) : pack_convolution(*graph, node);
+    layers += is_packed;
+    convolutions += is_packed && !is_linear;
   }
   if (layers == 0)
     return nullptr;
-  if (convolutions)
+  if (convolutions > 0)
     allow_any_layout(graph);
   torch::jit::EliminateDeadCode(graph);
-  return std::unique_ptr<Fast>(new Fast(std::move(frozen), layers));
+  return std::unique_ptr<Fast>(new Fast(std::move(frozen)));
 }
 
-Fast::Fast(torch::jit::Module frozen, size_t layers)
-    : module(std::move(frozen)), executor(module.get_method("forward").graph(), "forward", torch::jit::ExecutorExecutionMode::SIMPLE), layers_(layers) {}
+Fast::Fast(torch::jit::Module frozen)
+    : module(std::move(frozen)), executor(module.get_method("forward").graph(), "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {}
 
 bool agrees(const c10::IValue &a, const c10::IValue &b, const Tolerance &tolerance, int depth) {
   if (depth > 64 || a.tagKind() != b.tagKind())

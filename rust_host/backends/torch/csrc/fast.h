@@ -2,7 +2,6 @@
 // computes with, and activations are part of the layer in front of them.
 #pragma once
 #include <memory>
-#include <string>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
@@ -17,14 +16,10 @@ public:
   // Takes what the module's forward takes, self first, and leaves its result.
   void run(torch::jit::Stack &stack) { executor.run(stack); }
 
-  // Layers that were prepared.
-  size_t layers() const { return layers_; }
-
 private:
-  Fast(torch::jit::Module module, size_t layers);
+  explicit Fast(torch::jit::Module module);
   torch::jit::Module module; // owns what the graph needs besides its constants
   torch::jit::GraphExecutor executor;
-  size_t layers_;
 };
 
 // |a - b| <= atol + atol_of_largest * max|a| + rtol * |a|

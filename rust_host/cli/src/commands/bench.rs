@@ -1,13 +1,13 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
-use super::{contract_of, load, model_name, set_threads};
+use super::{contract_of, load, method_of, model_name, set_threads};
 use crate::{
     inputs::{self, Given},
     worker::{self, Confinement},
 };
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Speed, Tensor, Value,
-    contract::Dim, golden, measure, model::find_method, operators::Policy,
+    contract::Dim, golden, measure, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -73,8 +73,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
     }
     // Read where files still can be, unless the file does not say what it takes.
     let described = Description::read(&archive)?.methods;
-    let at = name.map(|name| find_method(&described, name, &settings.file)).transpose()?.unwrap_or(0);
-    let early = match (&golden, described.get(at)) {
+    let early = match (&golden, method_of(&described, name, &settings.file)?) {
         (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), None)?),
         _ => None,
     };

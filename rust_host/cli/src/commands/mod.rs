@@ -7,7 +7,10 @@ pub(crate) mod run;
 pub(crate) mod tables;
 pub(crate) mod verify;
 
-use rust_host_engine::{Archive, Backend, Contract, DeviceRequest, Model, Result, operators::Policy};
+use rust_host_engine::{
+    Archive, Backend, Contract, DeviceRequest, Method, Model, Result, model::find_method, operators::Policy,
+};
+use std::path::Path;
 
 /// Loads a model and says which method of it is to be called.
 fn load(
@@ -22,6 +25,12 @@ fn load(
         Some(name) => model.calling(name),
         None => Ok(model),
     }
+}
+
+/// The method that is to be called, among those that the file's own text describes; `None` where that describes none.
+fn method_of<'a>(methods: &'a [Method], name: Option<&str>, file: &Path) -> Result<Option<&'a Method>> {
+    let at = name.map(|name| find_method(methods, name, file)).transpose()?;
+    Ok(methods.get(at.unwrap_or(0)))
 }
 
 /// What a model is called: by its contract, else by its file.

@@ -1,6 +1,6 @@
 //! `run`: inputs → model → outputs, on the screen, in a folder or on stdout.
 
-use super::{contract_of, load, model_name, set_threads};
+use super::{contract_of, load, method_of, model_name, set_threads};
 use crate::{
     deadline, drawing, folder,
     inputs::{self, Given},
@@ -9,7 +9,7 @@ use crate::{
 };
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Result, Tensor, Value, error::ErrorKind,
-    model::find_method, npy, operators::Policy,
+    npy, operators::Policy,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -105,8 +105,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let contract = contract_of(&archive, name)?;
     // The file's own text says what the arguments are, so that wrong inputs are told before libtorch is loaded.
     let description = Description::read(&archive)?;
-    let at = name.map(|name| find_method(&description.methods, name, &settings.file)).transpose()?;
-    let method = description.methods.get(at.unwrap_or(0));
+    let method = method_of(&description.methods, name, &settings.file)?;
     let provisional = description.foreign.provisional.as_ref().filter(|_| method.is_some_and(|m| m.name == "forward"));
     let early = match method {
         Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
