@@ -34,8 +34,13 @@ pub(crate) fn attach() -> Result<()> {
         return Ok(());
     }
     let lost = |e: io::Error| Error::internal(format!("this worker has no process that it works for: {e}"));
-    // Whatever ends the first process ends this one.
+    // Whatever ends the first process ends this one, from here on. If it ended before, the parent is not the process that made
+    // the socket, and nobody would ever end this one.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| lost(e.into()))?;
+    let first = rustix::net::sockopt::socket_peercred(io::stdin()).map_err(|e| lost(e.into()))?.pid;
+    if rustix::process::getppid() != Some(first) {
+        return Err(lost(io::ErrorKind::NotConnected.into()));
+    }
     let channel = Channel(io::stdin().as_fd().try_clone_to_owned().map_err(lost)?);
     let (answer, stdin): (Answer, Option<OwnedFd>) =
         channel.receive().map_err(lost)?.ok_or_else(|| lost(io::ErrorKind::UnexpectedEof.into()))?;

@@ -223,3 +223,15 @@ fn nobody_is_a_worker_without_the_first_process() {
     command.arg0("rust-host: worker").arg("--version");
     start(command, b"").refuses(1, &["no process that it works for"]);
 }
+
+#[test]
+fn a_worker_that_begins_after_its_first_process_has_ended_ends_too() {
+    use std::os::{fd::OwnedFd, unix::net::UnixStream};
+    // This test made the socket and keeps its end open, and a shell is the parent.
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let mut command = Command::new("bash");
+    command.args(["-c", "(exec -a 'rust-host: worker' \"$0\" --version); exit $?"]).arg(binary());
+    let output = command.stdin(Stdio::from(OwnedFd::from(theirs))).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("no process that it works for"), "{text}");
+}
