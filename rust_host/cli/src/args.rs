@@ -107,6 +107,9 @@ struct PolicyArg {
     /// Let the model call this operator although the gate refuses it; only for a file that you trust
     #[arg(long = "allow-operator", value_name = "NAME")]
     allow_operator: Vec<String>,
+    /// Open the compiled code of the file with this SHA-256; only for a file that you trust
+    #[arg(long, value_name = "SHA256", value_parser = sha256)]
+    trust: Vec<String>,
 }
 
 #[derive(Args)]
@@ -235,6 +238,15 @@ fn seconds(text: &str) -> std::result::Result<Duration, String> {
     number.map(Duration::from_secs_f64).ok_or_else(|| "expected a number of seconds, at most 3600".to_owned())
 }
 
+/// As `sha256sum` prints it.
+fn sha256(text: &str) -> std::result::Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    match digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit()) {
+        true => Ok(digits.to_lowercase()),
+        false => Err("expected 64 hexadecimal digits, as `sha256sum FILE` prints them".to_owned()),
+    }
+}
+
 /// `500MB`, `2GB`, `1.5GiB`: a number and a unit.
 fn size(text: &str) -> std::result::Result<u64, String> {
     let units =
@@ -259,7 +271,7 @@ impl ConfinementArgs {
 
 impl PolicyArg {
     fn settle(self) -> Policy {
-        Policy { allowed: self.allow_operator.into_iter().collect() }
+        Policy { allowed: self.allow_operator.into_iter().collect(), trusted: self.trust }
     }
 }
 

@@ -15,7 +15,7 @@ mod session;
 mod value;
 
 use ort::environment::Environment;
-use rust_host_engine::{Archive, Backend, Device, DeviceRequest, Error, Program, Result};
+use rust_host_engine::{Archive, Backend, Device, DeviceRequest, Error, Platform, Program, Result};
 use std::{
     num::NonZero,
     panic::{self, AssertUnwindSafe},
@@ -68,8 +68,8 @@ struct Onnx {
 }
 
 impl Backend for Onnx {
-    fn platform(&self) -> &'static str {
-        "onnxruntime_onnx"
+    fn platform(&self) -> Platform {
+        Platform::Onnx
     }
 
     fn library(&self) -> String {
