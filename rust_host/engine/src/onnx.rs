@@ -9,6 +9,7 @@ use crate::{
     contract::Dim,
     description::TensorEntry,
     error::printable,
+    foreign::{Entry, Provisional},
     protobuf::{Field, fields},
     value::Argument,
 };
@@ -111,6 +112,11 @@ pub fn element_name(element: u64) -> String {
 }
 
 /// Whether a file begins as exporters write ONNX: the version of the format, then one of the fields that follow it.
+///
+/// ```
+/// assert!(rust_host_engine::onnx::seems_to_be(b"\x08\x0a\x12\x07pytorch"));
+/// assert!(!rust_host_engine::onnx::seems_to_be(b"PK\x03\x04"));
+/// ```
 pub fn seems_to_be(bytes: &[u8]) -> bool {
     let [8, version, next, ..] = bytes else { return false };
     (1..64).contains(version) && matches!(next, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42 | 0x72)
@@ -156,9 +162,8 @@ impl Onnx {
     /// `InvalidModel` if they are damaged, are no ONNX, or hold a tensor whose data lies in another file.
     ///
     /// ```
-    /// // A graph without nodes that returns its input: `x`, of the type FLOAT and the sizes [batch].
-    /// let x = b"\x0a\x01x\x12\x11\x0a\x0f\x08\x01\x12\x0b\x0a\x09\x12\x07batch\x01x";
-    /// # let x = b"\x0a\x01x\x12\x0f\x0a\x0d\x08\x01\x12\x09\x0a\x07\x12\x05batch";
+    /// // A graph without nodes that returns its input `x`, of the type FLOAT and the sizes [batch].
+    /// let x = b"\x0a\x01x\x12\x0f\x0a\x0d\x08\x01\x12\x09\x0a\x07\x12\x05batch";
     /// let graph = [&[0x5a, x.len() as u8], &x[..], &[0x62, x.len() as u8], &x[..]].concat();
     /// let file = [&[8, 10, 0x3a, graph.len() as u8], &graph[..]].concat();
     /// let onnx = rust_host_engine::onnx::Onnx::read(&file)?;
@@ -223,6 +228,32 @@ impl Onnx {
         Method { name: "forward".to_owned(), arguments: self.inputs.iter().map(argument).collect(), returns }
     }
 }
+
+impl Onnx {
+    /// Inputs and outputs in the form of what others write beside a model. This one binds: the backend checks it.
+    pub fn signature(&self) -> Provisional {
+        let entry = |slot: &Slot| Entry {
+            name: slot.name.clone(),
+            is: Some(slot.name.clone()),
+            datatype: slot.kind.datatype(),
+            dims: slot.kind.dims().unwrap_or_default().to_vec(),
+            ..Entry::default()
+        };
+        Provisional {
+            from: GRAPH,
+            writer: "ONNX",
+            description: None,
+            task: None,
+            inputs: self.inputs.iter().map(entry).collect(),
+            outputs: self.outputs.iter().map(entry).collect(),
+            labels: Vec::new(),
+            image: None,
+        }
+    }
+}
+
+/// Where [`Onnx::signature`] is from.
+pub const GRAPH: &str = "its graph";
 
 impl Kind {
     /// The datatype, where it is a tensor that has one.

@@ -18,6 +18,7 @@ use pyo3::prelude::*;
 fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
     let backend = rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?;
     backend.set_threads(count);
+    rust_host_onnx::set_threads(count);
     Ok(())
 }
 

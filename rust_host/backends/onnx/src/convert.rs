@@ -28,11 +28,14 @@ fn element(datatype: Datatype) -> Element {
     }
 }
 
+/// Whoever keeps the allocators of results alive.
+pub(crate) type Owner = Arc<dyn Any + Send + Sync>;
+
 /// The inputs of one call, in the order of the slots.
 pub(crate) struct Inputs {
     values: Vec<Ort>,
-    /// Memory of the caller that is lent; results must not lie in it.
-    lent: Vec<Range<usize>>,
+    /// Memory of the caller that is lent, and of results that were taken: no other result must lie in it.
+    taken: Vec<Range<usize>>,
 }
 
 impl Inputs {
@@ -41,7 +44,7 @@ impl Inputs {
     /// # Errors
     /// `InvalidInput` that names the input, where a value does not fit its slot.
     pub(crate) fn new(memory: &MemoryInfo<'_>, slots: &[Slot], arguments: &[Option<Value>]) -> Result<Self> {
-        let mut this = Self { values: Vec::with_capacity(slots.len()), lent: Vec::with_capacity(slots.len()) };
+        let mut this = Self { values: Vec::with_capacity(slots.len()), taken: Vec::with_capacity(2 * slots.len()) };
         for (slot, argument) in slots.iter().zip(arguments) {
             let none = Value::None;
             let value = this.convert(memory, &slot.name, &slot.kind, argument.as_ref().unwrap_or(&none))?;
@@ -84,7 +87,7 @@ impl Inputs {
         let plain = tensor.contiguous_bytes().filter(|b| (b.as_ptr() as usize).is_multiple_of(datatype.size()));
         if let Some(bytes) = plain {
             let start = bytes.as_ptr() as usize;
-            self.lent.push(start..start + bytes.len());
+            self.taken.push(start..start + bytes.len());
             // SAFETY: the bytes are as many as datatype and shape need, aligned, and live as long as the caller's tensor,
             // which outlives the call.
             return unsafe { Ort::over(memory, element(datatype), shape, bytes.as_ptr(), bytes.len()) };
@@ -99,8 +102,55 @@ impl Inputs {
         Ok(copy)
     }
 
-    fn lends(&self, at: usize) -> bool {
-        self.lent.iter().any(|range| range.contains(&at))
+    /// A result in the engine's form.
+    ///
+    /// # Errors
+    /// `Failed` where it is of a type that has none.
+    pub(crate) fn output(&mut self, name: &str, value: Ort, owner: &Owner) -> Result<Value> {
+        match value.form()? {
+            Form::Tensor => self.output_tensor(name, value, owner),
+            Form::Sequence => {
+                let items = 0..value.count()?;
+                items.map(|i| self.output(name, value.item(i)?, owner)).collect::<Result<_>>().map(Value::List)
+            }
+            Form::Map => {
+                let mut part = |i| self.output(name, value.item(i)?, owner).and_then(|v| each(name, v));
+                Ok(Value::Dict(part(0)?.into_iter().zip(part(1)?).collect()))
+            }
+            Form::Optional if !value.is_there()? => Ok(Value::None),
+            Form::Optional | Form::Other => {
+                Err(Error::failed(format!("output `{name}` is of a type of ONNX that has no value here")))
+            }
+        }
+    }
+
+    fn output_tensor(&mut self, name: &str, value: Ort, owner: &Owner) -> Result<Value> {
+        if !value.is_there()? {
+            return Ok(Value::None);
+        }
+        let (element, shape) = value.shape()?;
+        if element == STRING {
+            let count: i64 = shape.iter().product();
+            return Ok(nested(&mut value.texts(usize::try_from(count).unwrap_or(0))?.into_iter(), &shape));
+        }
+        let Some(datatype) = onnx::datatype(element) else {
+            let what = onnx::element_name(element);
+            return Err(Error::failed(format!("output `{name}` is of {what}, which no datatype stands for here")));
+        };
+        let length = byte_length(datatype, &shape)?;
+        let Some(data) = NonNull::new(value.data()?).filter(|_| length > 0) else {
+            return Tensor::new(datatype, shape, Arc::new(Vec::new())).map(Value::Tensor);
+        };
+        let start = data.as_ptr() as usize;
+        let range = start..start + length;
+        // An input that the graph returns as it is lies in memory of the caller, who may free it.
+        let shares = self.taken.iter().any(|other| other.start < range.end && range.start < other.end);
+        let memory = OrtMemory { _value: value, _owner: owner.clone(), data, length };
+        if shares {
+            return Tensor::new(datatype, shape, Arc::new(memory.bytes().to_vec())).map(Value::Tensor);
+        }
+        self.taken.push(range);
+        Tensor::new(datatype, shape, Arc::new(memory)).map(Value::Tensor)
     }
 }
 
@@ -184,7 +234,7 @@ struct OrtMemory {
     /// Only for its destructor: it owns the bytes.
     _value: Ort,
     /// The bytes came from an allocator of the session.
-    _session: Arc<dyn Any + Send + Sync>,
+    _owner: Owner,
     data: NonNull<u8>,
     length: usize,
 }
@@ -201,59 +251,9 @@ impl Memory for OrtMemory {
     }
 
     fn writable(&self) -> Option<NonNull<u8>> {
-        // ONNX Runtime copies a weight that is a result, and results in an input's memory were copied.
+        // ONNX Runtime copies a weight that is a result; what lies in memory of others was copied here.
         Some(self.data)
     }
-}
-
-/// A result in the engine's form.
-///
-/// # Errors
-/// `Failed` where it is of a type that has none.
-pub(crate) fn output(name: &str, value: Ort, inputs: &Inputs, session: &Arc<dyn Any + Send + Sync>) -> Result<Value> {
-    match value.form()? {
-        Form::Tensor => tensor(name, value, inputs, session),
-        Form::Sequence => {
-            let items = 0..value.count()?;
-            items.map(|i| output(name, value.item(i)?, inputs, session)).collect::<Result<_>>().map(Value::List)
-        }
-        Form::Map => {
-            let part = |i| output(name, value.item(i)?, inputs, session).and_then(|v| each(name, v));
-            Ok(Value::Dict(part(0)?.into_iter().zip(part(1)?).collect()))
-        }
-        Form::Optional if !value.is_there()? => Ok(Value::None),
-        Form::Optional | Form::Other => {
-            Err(Error::failed(format!("output `{name}` is of a type of ONNX that has no value here")))
-        }
-    }
-}
-
-fn tensor(name: &str, value: Ort, inputs: &Inputs, session: &Arc<dyn Any + Send + Sync>) -> Result<Value> {
-    if !value.is_there()? {
-        return Ok(Value::None);
-    }
-    let (element, shape) = value.shape()?;
-    if element == STRING {
-        let count: i64 = shape.iter().product();
-        return Ok(nested(&mut value.texts(usize::try_from(count).unwrap_or(0))?.into_iter(), &shape));
-    }
-    let Some(datatype) = onnx::datatype(element) else {
-        let what = onnx::element_name(element);
-        return Err(Error::failed(format!("output `{name}` is of {what}, which no datatype stands for here")));
-    };
-    let length = byte_length(datatype, &shape)?;
-    let data = value.data()?;
-    let Some(data) = NonNull::new(data).filter(|_| length > 0) else {
-        return Tensor::new(datatype, shape, Arc::new(Vec::new())).map(Value::Tensor);
-    };
-    let lent = inputs.lends(data.as_ptr() as usize);
-    let memory = OrtMemory { _value: value, _session: session.clone(), data, length };
-    let memory: Arc<dyn Memory> = match lent {
-        // An input that the graph returns as it is: its memory is the caller's, who may free it.
-        true => Arc::new(memory.bytes().to_vec()),
-        false => Arc::new(memory),
-    };
-    Tensor::new(datatype, shape, memory).map(Value::Tensor)
 }
 
 /// Texts as lists in each other.

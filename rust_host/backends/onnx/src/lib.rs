@@ -87,7 +87,7 @@ impl Backend for Onnx {
     }
 
     fn open(&self, archive: &Archive, _device: Device) -> Result<Box<dyn Program>> {
-        let load = || session::Session::load(&self.environment, archive.bytes(), threads(), SLEEPS.load(Relaxed));
+        let load = || session::Session::load(&self.environment, archive, threads(), SLEEPS.load(Relaxed));
         Ok(Box::new(caught("loading", load)?))
     }
 

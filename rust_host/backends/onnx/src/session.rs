@@ -1,7 +1,7 @@
 //! A loaded model: ONNX Runtime's session, and how it is called.
 
 use crate::{
-    convert::{self, Inputs},
+    convert::{Inputs, Owner},
     message,
     value::{self, Value as Ort},
 };
@@ -11,9 +11,13 @@ use ort::{
     memory::MemoryInfo,
     session::{RunOptions, SharedSessionInner, builder::GraphOptimizationLevel},
 };
-use rust_host_engine::{Device, Error, Method, Program, Result, Value, interrupt, onnx::Onnx};
+use rust_host_engine::{
+    Archive, Contract, Device, Error, Method, Program, Result, Value,
+    contract::Returns,
+    interrupt,
+    onnx::{Onnx, Slot},
+};
 use std::{
-    any::Any,
     ffi::{CString, c_char},
     ptr,
     sync::{Arc, mpsc},
@@ -25,12 +29,17 @@ use std::{
 pub(crate) struct Session {
     session: Arc<SharedSessionInner>,
     /// The same, for results.
-    owner: Arc<dyn Any + Send + Sync>,
+    owner: Owner,
     about: Onnx,
     methods: Vec<Method>,
     operators: Vec<String>,
-    inputs: Vec<CString>,
-    outputs: Vec<CString>,
+    /// What goes in and comes out: the graph's, in the contract's order where there is one.
+    inputs: Vec<Slot>,
+    outputs: Vec<Slot>,
+    input_names: Vec<CString>,
+    output_names: Vec<CString>,
+    /// How the contract nests the outputs.
+    returns: Option<Returns>,
     /// Says that inputs lie in host memory.
     memory: MemoryInfo<'static>,
 }
@@ -38,29 +47,36 @@ pub(crate) struct Session {
 impl Session {
     /// # Errors
     /// `InvalidModel` for what ONNX Runtime refuses, `Unavailable` if memory has no room for it.
-    pub(crate) fn load(environment: &Environment, file: &[u8], threads: usize, sleeps: bool) -> Result<Self> {
-        let about = Onnx::read(file)?;
-        let made = |e: &ort::Error| message::loading(e, &about);
-        let session = make(environment, file, threads, sleeps).map_err(|e| made(&e))?.inner();
-        let name = |n: &String| {
-            CString::new(n.as_str()).map_err(|_| Error::invalid_model(format!("its graph has the name {n:?}")))
+    pub(crate) fn load(environment: &Environment, archive: &Archive, threads: usize, sleeps: bool) -> Result<Self> {
+        let about = archive.onnx().cloned().ok_or_else(|| Error::internal("an ONNX file without a graph"))?;
+        let contract = archive.contract()?;
+        let (inputs, outputs) = match &contract {
+            None => (about.inputs.clone(), about.outputs.clone()),
+            Some(contract) => {
+                let inputs = contract.inputs.iter().map(|i| i.name.as_str());
+                let outputs = contract.outputs.iter().map(|o| o.name.as_str());
+                (in_order("input", inputs, &about.inputs)?, in_order("output", outputs, &about.outputs)?)
+            }
         };
-        let inputs = about.inputs.iter().map(|i| name(&i.name)).collect::<Result<_>>()?;
-        let outputs = about.outputs.iter().map(|o| name(&o.name)).collect::<Result<_>>()?;
+        let session = make(environment, archive.bytes(), threads, sleeps).map_err(|e| message::loading(&e, &about))?;
+        let session = session.inner();
         Ok(Self {
             owner: session.clone(),
             session,
-            methods: vec![about.method()],
+            methods: vec![contract.as_ref().map_or_else(|| about.method(), Contract::forward)],
             operators: about.operators.iter().cloned().collect(),
             about,
+            input_names: names(&inputs)?,
+            output_names: names(&outputs)?,
             inputs,
             outputs,
+            returns: contract.map(|c| c.returns),
             memory: MemoryInfo::default(),
         })
     }
 
     fn call(&self, arguments: &[Option<Value>]) -> Result<Value> {
-        let inputs = Inputs::new(&self.memory, &self.about.inputs, arguments)?;
+        let mut inputs = Inputs::new(&self.memory, &self.inputs, arguments)?;
         let mut outputs = vec![ptr::null_mut(); self.outputs.len()];
         let status = match interrupt::deadline() {
             None => self.run(None, &inputs, &mut outputs),
@@ -69,14 +85,17 @@ impl Session {
         // What came out is taken over before anything can fail, or it would never be freed.
         let outputs: Vec<_> = outputs.into_iter().map(Ort::take).collect();
         status.map_err(|e| if interrupt::is_wanted() { interrupt::error() } else { message::running(&e) })?;
-        let named = self.about.outputs.iter().zip(outputs);
-        let mut values = named
-            .map(|(slot, value)| Ok((slot.name.clone(), convert::output(&slot.name, value?, &inputs, &self.owner)?)))
-            .collect::<Result<Vec<_>>>()?;
-        Ok(match values.len() {
-            1 => values.remove(0).1,
-            _ => Value::NamedTuple(values),
-        })
+        let mut values = Vec::with_capacity(outputs.len());
+        for (slot, value) in self.outputs.iter().zip(outputs) {
+            values.push(inputs.output(&slot.name, value?, &self.owner)?);
+        }
+        match (&self.returns, values.len()) {
+            (Some(returns), _) => returns.nest(&mut values.into_iter()),
+            (None, 1) => Ok(values.remove(0)),
+            (None, _) => {
+                Ok(Value::NamedTuple(self.outputs.iter().map(|slot| slot.name.clone()).zip(values).collect()))
+            }
+        }
     }
 
     fn run(
@@ -86,7 +105,7 @@ impl Session {
         outputs: &mut [*mut ort::sys::OrtValue],
     ) -> std::result::Result<(), ort::Error> {
         let pointers = |names: &[CString]| names.iter().map(|n| n.as_ptr()).collect::<Vec<*const c_char>>();
-        let (input_names, output_names) = (pointers(&self.inputs), pointers(&self.outputs));
+        let (input_names, output_names) = (pointers(&self.input_names), pointers(&self.output_names));
         let values = inputs.pointers();
         // SAFETY: names and values are as many as is said, in the graph's order; they, the session and the memory of the
         // inputs live until this returns. Outputs that are null are made by ONNX Runtime.
@@ -103,6 +122,32 @@ impl Session {
             )
         })
     }
+}
+
+/// The graph's slots in the contract's order.
+fn in_order<'c>(what: &str, names: impl Iterator<Item = &'c str>, slots: &[Slot]) -> Result<Vec<Slot>> {
+    let have = || slots.iter().map(|s| format!("`{}`", s.name)).collect::<Vec<_>>().join(", ");
+    let wrong = |text: String| Error::invalid_contract(format!("contract.json: {text}"));
+    let found = names
+        .map(|name| {
+            let slot = slots.iter().find(|slot| slot.name == name);
+            slot.cloned().ok_or_else(|| {
+                wrong(format!("it names the {what} `{name}`, the graph has {}", have()))
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    match slots.iter().find(|slot| what == "input" && !found.contains(slot)) {
+        Some(more) => Err(wrong(format!("the graph's input `{}` is not in it", more.name))),
+        None => Ok(found),
+    }
+}
+
+fn names(slots: &[Slot]) -> Result<Vec<CString>> {
+    let name = |slot: &Slot| {
+        let wrong = |_| Error::invalid_model(format!("its graph has the name {:?}", slot.name));
+        CString::new(slot.name.as_str()).map_err(wrong)
+    };
+    slots.iter().map(name).collect()
 }
 
 fn make(
@@ -150,6 +195,10 @@ impl Program for Session {
 
     fn operators(&self) -> &[String] {
         &self.operators
+    }
+
+    fn graph(&self) -> Option<&Onnx> {
+        Some(&self.about)
     }
 
     fn run(&self, _forward: usize, arguments: &[Option<Value>]) -> Result<Value> {
