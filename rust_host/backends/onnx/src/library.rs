@@ -21,6 +21,7 @@ const INSTALL: &str = "`pip install onnxruntime`, or set ORT_DYLIB_PATH to the f
 
 /// Opens the first one that is found.
 pub(crate) fn open() -> Result<(Environment, String)> {
+    send_nothing();
     let path = find(&Places::of_this_process())?;
     let version = check(&path)?;
     let refused = |e: String| Error::unavailable(format!("`{}` cannot be used: {e}", path.display())).hint(INSTALL);
@@ -32,6 +33,17 @@ pub(crate) fn open() -> Result<(Environment, String)> {
         environment.set_log_level(LogLevel::Fatal);
     }
     Ok((environment, version))
+}
+
+/// From 1.32 on, the library that Python packages carry reports its use to Microsoft from a thread of its own, which it starts
+/// with the environment and which only this variable prevents. A value that the user has set stays.
+fn send_nothing() {
+    const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+    if env::var_os(TELEMETRY).is_none() {
+        // SAFETY: Rust's own readers wait for it. The binary has one thread here; in Python it is as safe as `os.environ[…] = …`
+        // of another thread, and happens once, before the first ONNX model is opened.
+        unsafe { env::set_var(TELEMETRY, "1") };
+    }
 }
 
 /// Where it may be.
