@@ -108,7 +108,8 @@ impl Archive {
         if self.platform != Platform::Onnx {
             return self.member(&format!("extra/{name}"));
         }
-        let damaged = || Error::invalid_model(format!("`{}`: its note `{GOLDEN_NOTE}` is no base64", self.path.display()));
+        let damaged =
+            || Error::invalid_model(format!("`{}`: its note `{GOLDEN_NOTE}` is no base64", self.path.display()));
         Ok(match name {
             "contract.json" => onnx::note(&self.bytes, CONTRACT_NOTE)?.map(Cow::Borrowed),
             "golden.safetensors" => onnx::note(&self.bytes, GOLDEN_NOTE)?
@@ -171,12 +172,11 @@ impl Archive {
 
 const SAVE: &str = "save it with `torch.jit.script(model.eval()).save(\"model.pt\")`";
 
-/// Says what a file is that does not begin as a zip.
-fn not_a_zip(bytes: &[u8]) -> Error {
+/// Says what a file is that does not begin as a zip, where it is something known.
+fn something_else(bytes: &[u8], expected: &str) -> Option<Error> {
     let head = &bytes[..bytes.len().min(512)];
     let text = std::str::from_utf8(head).unwrap_or_default().trim_start();
-    let is =
-        |what: &str, hint: &str| Error::invalid_model(format!("{what}, expected a TorchScript archive")).hint(hint);
+    let is = |what: &str, hint: &str| Some(Error::invalid_model(format!("{what}, expected {expected}")).hint(hint));
     let safetensors =
         head.len() > 9 && head[8] == b'{' && u64::from_le_bytes(head[..8].try_into().unwrap_or([0; 8])) < 100 << 20;
     match () {
@@ -201,7 +201,7 @@ fn not_a_zip(bytes: &[u8]) -> Error {
             is("it is a Git LFS pointer", "`git lfs pull` fetches the file")
         }
         () if head.starts_with(b"\x1f\x8b") => is("it is a gzip file", "unpack it first: `gunzip`"),
-        () => is("it is not a zip", SAVE),
+        () => None,
     }
 }
 
@@ -211,12 +211,16 @@ const GOLDEN_NOTE: &str = "rust_host.golden";
 
 /// ONNX has no mark of its own: a file that begins as exporters write it, or one of that ending which can be read.
 fn read_onnx(path: &Path, bytes: &[u8]) -> Result<Onnx> {
-    match (onnx::seems_to_be(bytes), path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"))) {
+    let is_named_so = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    match (onnx::seems_to_be(bytes), is_named_so) {
         (true, _) => Onnx::read(bytes),
-        (false, true) => Onnx::read(bytes).map_err(|_| not_a_zip(bytes)),
-        (false, false) => Err(not_a_zip(bytes)),
+        (false, true) => Onnx::read(bytes).map_err(|e| something_else(bytes, "an ONNX file").unwrap_or(e)),
+        (false, false) => Err(something_else(bytes, TORCHSCRIPT)
+            .unwrap_or_else(|| Error::invalid_model(format!("it is not a zip, expected {TORCHSCRIPT}")).hint(SAVE))),
     }
 }
+
+const TORCHSCRIPT: &str = "a TorchScript archive";
 
 /// What the archive holds, and the one top folder that torch writes everything into.
 fn find_stem(zip: &Zip) -> Result<(Platform, String)> {

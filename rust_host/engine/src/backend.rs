@@ -1,6 +1,8 @@
 //! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
 
-use crate::{Archive, Device, DeviceRequest, Error, Method, Platform, Result, Value, machine::LibtorchLocation, onnx::Onnx};
+use crate::{
+    Archive, Device, DeviceRequest, Error, Method, Platform, Result, Value, machine::LibtorchLocation, onnx::Onnx,
+};
 use std::sync::Arc;
 
 /// Runs one kind of file. One object a process; many threads may use it at once.

@@ -560,3 +560,212 @@ fn sizes(bytes: &[u8]) -> Result<Vec<Dim>> {
     }
     Ok(sizes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn varint(mut n: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while n >= 0x80 {
+            bytes.push((n as u8 & 0x7f) | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    }
+
+    /// A field that holds a message or a text.
+    fn put(number: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
+        let content = content.as_ref();
+        [varint(number << 3 | 2), varint(content.len() as u64), content.to_vec()].concat()
+    }
+
+    fn number(field: u64, value: u64) -> Vec<u8> {
+        [varint(field << 3), varint(value)].concat()
+    }
+
+    fn tensor_type(element: u64, dims: &[&str]) -> Vec<u8> {
+        let dim = |d: &&str| match d.parse::<i64>() {
+            Ok(n) => put(1, number(1, n.cast_unsigned())),
+            Err(_) => put(1, put(2, d)),
+        };
+        put(1, [number(1, element), put(2, dims.iter().flat_map(dim).collect::<Vec<u8>>())].concat())
+    }
+
+    fn slot(name: &str, kind: &[u8]) -> Vec<u8> {
+        [put(1, name), put(2, kind)].concat()
+    }
+
+    fn saved(name: &str, sizes: &[u64], more: &[u8]) -> Vec<u8> {
+        let sizes: Vec<u8> = sizes.iter().flat_map(|n| varint(*n)).collect();
+        [put(1, sizes), number(2, 1), put(8, name), more.to_vec()].concat()
+    }
+
+    fn node(operator: &str, domain: &str, attributes: &[Vec<u8>]) -> Vec<u8> {
+        let attributes = attributes.iter().flat_map(|a| put(5, a));
+        [put(4, operator), put(7, domain), attributes.collect()].concat()
+    }
+
+    fn file(graph: &[Vec<u8>]) -> Vec<u8> {
+        let opset = |domain: &str, version| put(8, [put(1, domain), number(2, version)].concat());
+        let head = [number(1, 10), put(2, "pytorch"), put(3, "2.13.0"), put(7, graph.concat())].concat();
+        [head, opset("", 20), opset("com.acme", 1), put(14, [put(1, "key"), put(2, "value")].concat())].concat()
+    }
+
+    fn refused(bytes: &[u8]) -> String {
+        let e = Onnx::read(bytes).unwrap_err();
+        assert_eq!(e.kind, crate::ErrorKind::InvalidModel);
+        e.message
+    }
+
+    #[test]
+    fn a_graph_says_what_goes_in_and_out() {
+        let weights = number(9, 3); // raw data: skipped, whatever it is
+        let map = put(5, [number(1, 7), put(2, tensor_type(1, &[]))].concat());
+        let onnx = Onnx::read(&file(&[
+            put(1, node("Conv", "", &[])),
+            put(1, node("Gelu", "com.acme", &[])),
+            put(5, saved("w", &[64, 3], &weights)),
+            put(11, slot("x", &tensor_type(1, &["batch", "3", "", "-1"]))),
+            put(11, slot("w", &tensor_type(1, &["64", "3"]))),
+            put(11, slot("words", &tensor_type(STRING, &["n", "2"]))),
+            put(12, slot("y", &tensor_type(7, &["batch"]))),
+            put(12, slot("scores", &put(4, put(1, map)))),
+            put(12, slot("maybe", &put(9, put(1, tensor_type(16, &[]))))),
+            put(12, slot("odd", &put(8, []))),
+            put(12, put(1, "nothing")),
+        ]))
+        .unwrap();
+        assert_eq!((onnx.ir_version, onnx.producer.as_str()), (10, "pytorch 2.13.0"));
+        assert_eq!(onnx.opsets, [("ai.onnx".to_owned(), 20), ("com.acme".to_owned(), 1)].into());
+        assert_eq!(onnx.operators.iter().collect::<Vec<_>>(), ["ai.onnx::Conv", "com.acme::Gelu"]);
+        assert_eq!(onnx.notes, [("key".to_owned(), 5)]);
+        // `w` has a value in the file: it is no input.
+        let shown =
+            |slots: &[Slot]| slots.iter().map(|s| format!("{} {}", s.name, s.kind.as_type())).collect::<Vec<_>>();
+        assert_eq!(shown(&onnx.inputs), ["x Tensor", "words List[List[str]]"]);
+        let outputs = [
+            "y Tensor",
+            "scores List[Dict[int, Tensor]]",
+            "maybe Optional[Tensor]",
+            "odd sparse tensor",
+            "nothing nothing said",
+        ];
+        assert_eq!(shown(&onnx.outputs), outputs);
+        let (named, fixed) = (|n: &str| Dim::Named(n.to_owned()), Dim::Fixed(3));
+        assert_eq!(onnx.inputs[0].kind.dims(), Some(&[named("batch"), fixed, named("?"), named("?")][..]));
+        assert_eq!(onnx.inputs[0].kind.datatype(), Some(Datatype::Fp32));
+        assert_eq!(
+            (onnx.tensors[0].name.as_str(), &onnx.tensors[0].shape[..], onnx.tensors[0].elements()),
+            ("w", &[64, 3][..], 192)
+        );
+        assert_eq!(onnx.method().to_string().split(" -> ").next(), Some("forward(x: Tensor, words: List[List[str]])"));
+    }
+
+    #[test]
+    fn operators_of_subgraphs_and_functions_are_listed_and_the_files_own_functions_are_none() {
+        let inside = put(6, put(1, node("Mul", "", &[])));
+        let graph = [put(1, node("If", "", &[inside])), put(1, node("Mine", "local", &[]))];
+        let function = [put(1, "Mine"), put(10, "local"), put(7, node("Sub", "", &[]))].concat();
+        let onnx = Onnx::read(&[file(&graph), put(25, function)].concat()).unwrap();
+        assert_eq!(onnx.operators.iter().collect::<Vec<_>>(), ["ai.onnx::If", "ai.onnx::Mul", "ai.onnx::Sub"]);
+    }
+
+    #[test]
+    fn a_tensor_whose_data_lie_in_another_file_is_refused_wherever_it_is() {
+        let place = put(13, [put(1, "location"), put(2, "/etc/passwd")].concat());
+        let outside = saved("w", &[1], &[place, number(14, 1)].concat());
+        let in_attribute = |field| put(1, node("Constant", "", &[put(field, outside.as_slice())]));
+        let sparse = put(1, outside.as_slice());
+        for graph in [
+            put(5, outside.as_slice()),
+            put(15, sparse.as_slice()),
+            in_attribute(5),
+            in_attribute(10),
+            put(1, node("Constant", "", &[put(22, sparse.as_slice())])),
+            put(1, node("If", "", &[put(6, put(5, outside.as_slice()))])),
+            put(1, node("If", "", &[put(11, in_attribute(5))])),
+        ] {
+            let message = refused(&file(&[graph]));
+            assert_eq!(message, "the data of its tensor `w` lie in another file, `/etc/passwd`");
+        }
+        let function = put(25, put(7, node("Constant", "", &[put(5, outside.as_slice())])));
+        refused(&[file(&[]), function].concat());
+        refused(&[file(&[]), put(20, put(1, put(5, outside.as_slice())))].concat());
+        // An entry without the mark is left over from a file that was saved whole.
+        let place = put(13, [put(1, "location"), put(2, "w.bin")].concat());
+        assert!(Onnx::read(&file(&[put(5, saved("w", &[1], &[place, number(14, 0)].concat()))])).is_ok());
+    }
+
+    #[test]
+    fn every_beginning_of_a_file_is_a_graph_or_a_sentence() {
+        let whole = file(&[
+            put(1, node("If", "", &[put(6, put(1, node("Mul", "", &[])))])),
+            put(5, saved("w", &[64, 3], &[])),
+            put(11, slot("x", &tensor_type(1, &["batch", "3"]))),
+        ]);
+        let ends = (0..whole.len()).filter(|&end| match Onnx::read(&whole[..end]) {
+            Ok(_) => true,
+            Err(e) => {
+                let known =
+                    e.message == "it is damaged: it ends in the middle of a field" || e.message.contains("no graph");
+                assert!(known, "{end}: {e}");
+                false
+            }
+        });
+        // Between two fields behind the graph.
+        assert_eq!(ends.count(), 3);
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut other = whole.clone();
+                other[at] ^= 1 << bit;
+                let _no_panic = Onnx::read(&other);
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_no_end_is_bounded() {
+        let mut graph = put(1, node("Mul", "", &[]));
+        for _ in 0..40 {
+            graph = put(1, node("If", "", &[put(6, graph)]));
+        }
+        assert!(refused(&file(&[graph])).contains("nested more than"));
+        let mut kind = tensor_type(1, &[]);
+        for _ in 0..40 {
+            kind = put(4, put(1, kind));
+        }
+        assert!(refused(&file(&[put(11, slot("x", &kind))])).contains("nested more than"));
+        let sizes = [1u64; 300];
+        assert!(refused(&file(&[put(5, saved("w", &sizes, &[]))])).contains("more than 256 dimensions"));
+        assert!(refused(&file(&[put(5, []).repeat(1_000_001)])).contains("more than 1000000 tensors"));
+        // Two million nodes of two bytes each are as good as one.
+        assert_eq!(Onnx::read(&file(&[put(1, []).repeat(2_000_000)])).unwrap().operators.len(), 1);
+    }
+
+    #[test]
+    fn notes_are_found_by_name() {
+        let bytes = file(&[]);
+        assert_eq!(note(&bytes, "key").unwrap(), Some(&b"value"[..]));
+        assert_eq!(note(&bytes, "other").unwrap(), None);
+        assert!(note(&bytes[..bytes.len() - 1], "key").is_err());
+    }
+
+    #[test]
+    fn datatypes_are_those_of_their_numbers() {
+        for d in Datatype::ALL {
+            assert_eq!(datatype(element(d)), Some(d));
+        }
+        assert_eq!((datatype(17), element_name(17).as_str()), (None, "FLOAT8E4M3FN"));
+        assert_eq!((datatype(999), element_name(999).as_str()), (None, "type 999"));
+    }
+
+    #[test]
+    fn only_what_begins_as_a_graph_does_seems_to_be_one() {
+        assert!(seems_to_be(&file(&[])) && seems_to_be(&[8, 7, 0x3a, 0]));
+        for other in [&b"PK\x03\x04"[..], b"\x80\x02}q", b"\x08", b"", b"{\"a\": 1}", b"<html>", b"\x08\x00\x12"] {
+            assert!(!seems_to_be(other), "{other:?}");
+        }
+    }
+}

@@ -122,12 +122,12 @@ mod tests {
     #[test]
     fn every_kind_of_field_is_read_and_numbers_may_be_packed_or_not() {
         let bytes = [
-            &[0x08, 0xac, 0x02][..],             // 1: 300
-            &[0x12, 0x02, b'h', b'i'],           // 2: "hi"
-            &[0x1d, 1, 2, 3, 4],                 // 3: four bytes
-            &[0x21, 1, 2, 3, 4, 5, 6, 7, 8],     // 4: eight bytes
-            &[0x2a, 0x03, 0x01, 0xac, 0x02],     // 5: 1, 300 packed
-            &[0xf8, 0xff, 0xff, 0xff, 0x0f, 0],  // the largest number: 0
+            &[0x08, 0xac, 0x02][..],            // 1: 300
+            &[0x12, 0x02, b'h', b'i'],          // 2: "hi"
+            &[0x1d, 1, 2, 3, 4],                // 3: four bytes
+            &[0x21, 1, 2, 3, 4, 5, 6, 7, 8],    // 4: eight bytes
+            &[0x2a, 0x03, 0x01, 0xac, 0x02],    // 5: 1, 300 packed
+            &[0xf8, 0xff, 0xff, 0xff, 0x0f, 0], // the largest number: 0
         ]
         .concat();
         let all: Vec<_> = fields(&bytes).collect::<Result<_>>().unwrap();

@@ -9,20 +9,21 @@ pub(crate) fn loading(error: &ort::Error, about: &Onnx) -> Error {
     if is_out_of_memory(&said) {
         return out_of_memory();
     }
-    let refused = Error::invalid_model(format!("ONNX Runtime cannot load it: {said}"));
-    let newer = said.contains("IR version") || said.contains("opset") || said.contains("Opset");
-    let unknown = said.contains("not a registered function/op") || said.contains("No Op registered");
-    let newest = || about.opsets.get("ai.onnx").map_or(String::new(), |n| format!(" (this file: opset {n})"));
+    const UPGRADE: &str = "`pip install --upgrade onnxruntime`";
+    let refused = |said: &str| Error::invalid_model(format!("ONNX Runtime cannot load it: {said}"));
+    if let Some((_, knows)) = said.split_once("is till opset ") {
+        let knows = knows.trim_end_matches('.');
+        let needs = about.opsets.get("ai.onnx").copied().unwrap_or_default();
+        return refused(&format!("its operators are of opset {needs}, and it knows them up to opset {knows}"))
+            .hint(format!("{UPGRADE}, or export it with `opset_version={knows}`"));
+    }
     match error.code() {
-        _ if newer => refused.hint(format!(
-            "`pip install --upgrade onnxruntime`, or export it with an older opset{}",
-            newest()
-        )),
-        ErrorCode::NotImplemented => refused.hint("a newer onnxruntime may have it: `pip install --upgrade onnxruntime`"),
-        _ if unknown => {
-            refused.hint("operators of a library of one's own cannot be used here; export the model with those of ONNX alone")
-        }
-        _ => refused,
+        _ if said.contains("IR version") => refused(&said).hint(UPGRADE),
+        _ if said.contains("not a registered function/op") => refused(&said)
+            .hint("operators of other libraries cannot be used here: export the model with those of ONNX alone"),
+        ErrorCode::NotImplemented => refused(&said).hint(UPGRADE),
+        _ if said.contains("No Op registered") => refused(&said).hint(UPGRADE),
+        _ => refused(&said),
     }
 }
 

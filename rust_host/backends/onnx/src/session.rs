@@ -92,9 +92,7 @@ impl Session {
         match (&self.returns, values.len()) {
             (Some(returns), _) => returns.nest(&mut values.into_iter()),
             (None, 1) => Ok(values.remove(0)),
-            (None, _) => {
-                Ok(Value::NamedTuple(self.outputs.iter().map(|slot| slot.name.clone()).zip(values).collect()))
-            }
+            (None, _) => Ok(Value::NamedTuple(self.outputs.iter().map(|slot| slot.name.clone()).zip(values).collect())),
         }
     }
 
@@ -131,9 +129,7 @@ fn in_order<'c>(what: &str, names: impl Iterator<Item = &'c str>, slots: &[Slot]
     let found = names
         .map(|name| {
             let slot = slots.iter().find(|slot| slot.name == name);
-            slot.cloned().ok_or_else(|| {
-                wrong(format!("it names the {what} `{name}`, the graph has {}", have()))
-            })
+            slot.cloned().ok_or_else(|| wrong(format!("it names the {what} `{name}`, the graph has {}", have())))
         })
         .collect::<Result<Vec<_>>>()?;
     match slots.iter().find(|slot| what == "input" && !found.contains(slot)) {

@@ -96,12 +96,7 @@ impl Value {
         let mut made = ptr::null_mut();
         // SAFETY: there are as many pointers as is said, each to a value that lives; they are copied.
         sure(unsafe {
-            (ort::api().CreateValue)(
-                pointers.as_ptr(),
-                pointers.len(),
-                sys::ONNXType::ONNX_TYPE_SEQUENCE,
-                &mut made,
-            )
+            (ort::api().CreateValue)(pointers.as_ptr(), pointers.len(), sys::ONNXType::ONNX_TYPE_SEQUENCE, &mut made)
         })?;
         Self::take(made)
     }
