@@ -14,7 +14,7 @@ pub const FILES: [(&str, Platform); 3] =
 /// The file that a path means: the path itself, or in a folder the file of that kind, or of the first there is.
 ///
 /// # Errors
-/// `NotFound` or `InvalidModel` with what the folder holds instead.
+/// `NotFound` or `InvalidModel` with what the folder holds instead, `InvalidInput` for a kind beside a file.
 ///
 /// ```
 /// let folder = std::env::temp_dir().join(format!("versions-{}", std::process::id()));
@@ -26,7 +26,15 @@ pub const FILES: [(&str, Platform); 3] =
 /// ```
 pub fn file(path: &Path, wanted: Option<Platform>) -> Result<PathBuf> {
     if !path.is_dir() {
-        return Ok(path.to_owned());
+        return match wanted {
+            None => Ok(path.to_owned()),
+            Some(_) => {
+                let shown = path.display();
+                Err(Error::invalid_input(format!(
+                    "`--backend` chooses among the files of a folder, and `{shown}` is no folder"
+                )))
+            }
+        };
     }
     let version = match is_version(path) {
         true => path.to_owned(),
@@ -92,6 +100,7 @@ mod tests {
         assert_eq!(file(top, Some(Platform::Compiled)).unwrap(), top.join("10/model.pt2"));
         assert_eq!(file(&top.join("9"), None).unwrap(), top.join("9/model.pt"));
         assert_eq!(file(&top.join("11/notes.txt"), None).unwrap(), top.join("11/notes.txt"));
+        assert!(file(&top.join("9/model.pt"), Some(Platform::Compiled)).unwrap_err().message.contains("is no folder"));
         let e = file(top, Some(Platform::TorchScript)).unwrap_err();
         assert!(e.message.contains("no TorchScript archive") && e.message.contains("model.onnx"), "{e}");
     }
