@@ -15,7 +15,7 @@ use pyo3::{
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
 use rust_host_engine::{
-    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy,
+    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy, versions,
 };
 use std::path::PathBuf;
 
