@@ -95,7 +95,8 @@ impl Description {
     }
 
     fn of_package(archive: &Archive) -> Result<Self> {
-        let package = Package::read(archive)?;
+        let package = Package::read(archive)
+            .map_err(|e| crate::Error { message: format!("`{}`: {}", archive.path().display(), e.message), ..e })?;
         let contract = archive.contract()?;
         let built_for = &package.built_for;
         Ok(Self {

@@ -53,6 +53,7 @@ pub mod tokens;
 pub mod trust;
 mod turns;
 pub mod value;
+pub mod versions;
 pub mod zip;
 
 pub use archive::Archive;

@@ -51,8 +51,7 @@ impl<'a> Package<'a> {
     /// # Errors
     /// `InvalidModel` if there is no code, more than one model, or the code is no whole library.
     pub fn read(archive: &'a Archive) -> Result<Self> {
-        let shown = archive.path().display();
-        let wrong = |text: String| Error::invalid_model(format!("`{shown}`: {text}"));
+        let wrong = |text: String| Error::invalid_model(text);
         let names: Vec<&str> = archive.members().map(|(name, _)| name).filter(|name| name.ends_with(".so")).collect();
         let name = match names.as_slice() {
             [one] if one.starts_with(FOLDER) => *one,

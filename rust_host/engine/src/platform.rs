@@ -1,5 +1,6 @@
 //! The kinds of model files there are, by the contract's word for them.
 
+use crate::{Error, Result};
 use std::fmt;
 
 /// What runs a file: the contract's `platform`.
@@ -20,6 +21,19 @@ impl Platform {
             Self::TorchScript => "pytorch_torchscript",
             Self::Compiled => "torch_aoti",
             Self::Onnx => "onnxruntime_onnx",
+        }
+    }
+
+    /// The kind of that word on a command line: `torchscript`, `compiled` or `onnx`.
+    ///
+    /// # Errors
+    /// `InvalidInput` with the words there are.
+    pub fn parse(word: &str) -> Result<Self> {
+        match word {
+            "torchscript" => Ok(Self::TorchScript),
+            "compiled" => Ok(Self::Compiled),
+            "onnx" => Ok(Self::Onnx),
+            _ => Err(Error::invalid_input("expected `torchscript`, `compiled` or `onnx`")),
         }
     }
 

@@ -16,7 +16,7 @@ use pyo3::{
 };
 use rust_host_engine::{
     Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden, onnx::Slot,
-    operators::Policy,
+    operators::Policy, versions,
 };
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ impl Model {
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
             let policy = Policy { allowed: allow_operators.into_iter().collect(), trusted: trust };
             let open = || {
-                let archive = Archive::open(&path)?;
+                let archive = Archive::open(&versions::file(&path, None)?)?;
                 let backend = Linked.open(archive.platform())?;
                 let model = Engine::from_archive(archive, &*backend, device, &policy)?;
                 let model = match &method {

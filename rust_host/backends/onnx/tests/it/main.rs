@@ -50,7 +50,8 @@ fn call(model: &Model, value: Value) -> Value {
 fn every_datatype_goes_in_and_out_bit_for_bit() {
     let model = open(backend!(), "types");
     // Not a multiple of anything, and with NaN and denormal patterns among the floats; a bool is 0 or 1.
-    let bytes = |d: Datatype| (0..15 * d.size()).map(|i| if d == Datatype::Bool { i as u8 % 2 } else { (i * 37) as u8 });
+    let bytes =
+        |d: Datatype| (0..15 * d.size()).map(|i| if d == Datatype::Bool { i as u8 % 2 } else { (i * 37) as u8 });
     let argument = |name: &str| match name {
         "bool" => Datatype::Bool,
         "float" => Datatype::Fp32,
@@ -80,7 +81,9 @@ fn every_datatype_goes_in_and_out_bit_for_bit() {
 fn memory_in_any_order_and_at_any_address_is_read_right() {
     let model = open(backend!(), "product");
     let by_hand = |x: &[f32]| -> Vec<f32> {
-        x.chunks(4).flat_map(|r| (0..3).map(|j| (0..4).map(|i| r[i] * (3 * i + j) as f32).sum()).collect::<Vec<_>>()).collect()
+        x.chunks(4)
+            .flat_map(|r| (0..3).map(|j| (0..4).map(|i| r[i] * (3 * i + j) as f32).sum()).collect::<Vec<_>>())
+            .collect()
     };
     let values: Vec<f32> = (0..8).map(|i| i as f32).collect();
     assert_eq!(numbers(&call(&model, tensor(&[2, 4], &values))), by_hand(&values));
@@ -112,7 +115,8 @@ fn results_are_the_callers_alone() {
     assert_eq!((x.to_vec::<f32>().unwrap(), y.to_vec::<f32>().unwrap()), (vec![1., 2., 3., 4.], vec![1., 2., 3., 4.]));
     // A weight that is a result is a copy, each time.
     let weight = open(backend, "weight");
-    let (Value::Tensor(a), Value::Tensor(b)) = (call(&weight, tensor(&[1, 4], &[0.; 4])), call(&weight, tensor(&[1, 4], &[0.; 4])))
+    let (Value::Tensor(a), Value::Tensor(b)) =
+        (call(&weight, tensor(&[1, 4], &[0.; 4])), call(&weight, tensor(&[1, 4], &[0.; 4])))
     else {
         panic!()
     };
@@ -170,7 +174,10 @@ fn what_does_not_fit_is_said_by_name() {
         Value::List(vec![Value::Str("a".into()), Value::Str("a".into())]),
         tensor(&[1, 2], &[0.; 2]),
     ] {
-        assert!(refused("texts", texts).starts_with("input `s` takes texts, as lists of str in each other, of shape [n, 2]"));
+        assert!(
+            refused("texts", texts)
+                .starts_with("input `s` takes texts, as lists of str in each other, of shape [n, 2]")
+        );
     }
 }
 
@@ -240,7 +247,10 @@ fn there_is_the_processor_alone() {
     let backend = backend!();
     assert_eq!(backend.device(DeviceRequest::Auto).unwrap(), Device::Cpu);
     let e = backend.device(DeviceRequest::Only(Device::Cuda(1))).unwrap_err();
-    assert_eq!((e.kind, e.message.as_str()), (ErrorKind::Unavailable, "ONNX models run on the processor here, not on cuda:1"));
+    assert_eq!(
+        (e.kind, e.message.as_str()),
+        (ErrorKind::Unavailable, "ONNX models run on the processor here, not on cuda:1")
+    );
     assert!(backend.library().starts_with("ONNX Runtime 1."));
     backend.set_threads(1);
     assert_eq!(backend.threads(), 1);
