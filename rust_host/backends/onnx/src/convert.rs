@@ -216,7 +216,13 @@ fn texts(name: &str, dims: Option<&[Dim]>, value: &Value) -> Result<Ort> {
             dims.len() == shape.len() && dims.iter().zip(shape).all(|(d, s)| !matches!(d, Dim::Fixed(n) if n != s))
         })
     };
-    if collect(value, 0, &mut shape, &mut all).is_none() || !fits(&shape) {
+    let is_whole = collect(value, 0, &mut shape, &mut all).is_some();
+    if let (Some(dims), true) = (dims, shape.contains(&0)) {
+        // A list without rows does not say how long its rows would be.
+        let missing = dims.iter().skip(shape.len()).map(|d| if let Dim::Fixed(n) = d { *n } else { 0 });
+        shape.extend(missing);
+    }
+    if !is_whole || !fits(&shape) {
         let expected = dims.map_or_else(|| "any shape".to_owned(), |dims| format!("shape {}", shown(dims)));
         return Err(Error::invalid_input(format!(
             "input `{name}` takes texts, as lists of str in each other, of {expected}, none with a NUL in it"

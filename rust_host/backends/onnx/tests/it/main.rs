@@ -51,7 +51,7 @@ fn every_datatype_goes_in_and_out_bit_for_bit() {
     let model = open(backend!(), "types");
     // Not a multiple of anything, and with NaN and denormal patterns among the floats; a bool is 0 or 1.
     let bytes =
-        |d: Datatype| (0..15 * d.size()).map(|i| if d == Datatype::Bool { i as u8 % 2 } else { (i * 37) as u8 });
+        |d: Datatype| (0..15 * d.size()).map(move |i| if d == Datatype::Bool { i as u8 % 2 } else { (i * 37) as u8 });
     let argument = |name: &str| match name {
         "bool" => Datatype::Bool,
         "float" => Datatype::Fp32,
