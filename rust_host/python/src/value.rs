@@ -9,7 +9,7 @@ use pyo3::{
     intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+    types::{IntoPyDict, PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use rust_host_engine::{Datatype, Type, Value};
 
@@ -229,7 +229,9 @@ fn named_tuple(py: Python<'_>, names: Vec<String>) -> PyResult<Bound<'_, PyAny>>
     if let Some(class) = classes.get_item(&names)? {
         return Ok(class);
     }
-    let class = py.import("collections")?.call_method1("namedtuple", ("Result", &names))?;
+    // Outputs of ONNX may have names that Python's fields cannot: these are called by their places.
+    let rename = [("rename", true)].into_py_dict(py)?;
+    let class = py.import("collections")?.call_method("namedtuple", ("Result", &names), Some(&rename))?;
     classes.set_item(names, &class)?;
     Ok(class)
 }

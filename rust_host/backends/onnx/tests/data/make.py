@@ -1,21 +1,38 @@
 """Writes the ONNX files of these tests: `python make.py`, with the package onnx."""
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
+from safetensors.numpy import save as save_tensors
 
 HERE = Path(__file__).parent
-TYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FLOAT16", "BFLOAT16", "FLOAT", "DOUBLE"]
+TYPES = [
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FLOAT16",
+    "BFLOAT16",
+    "FLOAT",
+    "DOUBLE",
+]
 
 
-def save(name, nodes, inputs, outputs, saved=(), opset=17, ir=8, domains=()):
+def save(name, nodes, inputs, outputs, saved=(), opset=17, ir=8, domains=(), notes=None):
     graph = h.make_graph(nodes, name, inputs, outputs, saved)
     opsets = [h.make_opsetid("", opset), *(h.make_opsetid(d, v) for d, v in domains)]
     model = h.make_model(graph, opset_imports=opsets, ir_version=ir, producer_name="make.py", producer_version="1")
+    h.set_model_props(model, notes or {})
     (HERE / f"{name}.onnx").write_bytes(model.SerializeToString())
 
 
@@ -73,3 +90,45 @@ save("endless", [loop], [value("x", dims=square)], [value("y", dims=square)], [t
 
 size = nh.from_array(np.array([2**40]), "size")
 save("large", [node("Expand", ["x", "size"], ["y"])], [value("x", dims=[1])], [value("y")], [size])
+
+# A contract whose order is not the graph's, and golden examples; `drifted` has one that is not what the model computes.
+A, B = np.arange(8, dtype=np.float32).reshape(2, 4), np.full((2, 4), 0.5, np.float32)
+TENSOR = {"datatype": "FP32", "shape": [-1, 4], "dims": ["batch", 4]}
+CONTRACT = {
+    "format_version": 1,
+    "name": "difference",
+    "platform": "onnxruntime_onnx",
+    "inputs": [{"name": "a", **TENSOR}, {"name": "b", **TENSOR}],
+    "outputs": [{"name": n, **TENSOR, "rtol": 1e-6, "atol": 1e-6} for n in ("difference", "product")],
+    "returns": {"minus": "difference", "times": "product"},
+    "dims": {"batch": {"min": 1, "max": 100}},
+    "golden": {"file": "golden.safetensors", "count": 2},
+    "producer": {"name": "make.py", "version": "1"},
+}
+
+
+def contracted(name, off, **changes):
+    golden = {}
+    for i, (a, b) in enumerate([(A, B), (A[:1], B[:1])]):
+        golden |= {
+            f"{i}.input.a": a,
+            f"{i}.input.b": b,
+            f"{i}.output.difference": a - b + off,
+            f"{i}.output.product": a * b,
+        }
+    notes = {
+        "rust_host.contract": json.dumps(CONTRACT | changes),
+        "rust_host.golden": base64.b64encode(save_tensors(golden)).decode(),
+    }
+    dims = ["batch", 4]
+    nodes = [node("Mul", ["a", "b"], ["product"]), node("Sub", ["a", "b"], ["difference"])]
+    slots = (
+        [value("b", dims=dims), value("a", dims=dims)],
+        [value("product", dims=dims), value("difference", dims=dims)],
+    )
+    save(name, nodes, *slots, notes=notes)
+
+
+contracted("contract", 0)
+contracted("drifted", 0.1)
+contracted("misnamed", 0, inputs=[{"name": "a", **TENSOR}, {"name": "c", **TENSOR}])

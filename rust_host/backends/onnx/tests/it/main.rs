@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use rust_host_engine::{
-    Backend, Datatype, Device, DeviceRequest, ErrorKind, Memory, Model, Result, Tensor, Value, interrupt,
+    Backend, Datatype, Device, DeviceRequest, ErrorKind, Memory, Model, Result, Tensor, Value, golden, interrupt,
 };
 use std::{
     path::PathBuf,
@@ -255,4 +255,22 @@ fn there_is_the_processor_alone() {
     backend.set_threads(1);
     assert_eq!(backend.threads(), 1);
     assert_eq!(numbers(&call(&open(backend, "product"), tensor(&[1, 4], &[1., 0., 0., 0.]))), [0., 1., 2.]);
+}
+
+#[test]
+fn a_contract_orders_names_and_nests() {
+    let backend = backend!();
+    let model = open(backend, "contract");
+    assert_eq!(model.method().to_string(), "forward(a: Tensor, b: Tensor) -> Dict[str, Tensor]");
+    let (a, b) = (tensor(&[1, 4], &[1., 2., 3., 4.]), tensor(&[1, 4], &[2.; 4]));
+    let Value::Dict(result) = model.call(&[Some(a), Some(b)]).unwrap() else { panic!() };
+    let [(minus, difference), (times, product)] = &result[..] else { panic!("{result:?}") };
+    assert_eq!((minus.key().as_str(), times.key().as_str()), ("minus", "times"));
+    assert_eq!((numbers(difference), numbers(product)), (vec![-1., 0., 1., 2.], vec![2., 4., 6., 8.]));
+    let verdict = golden::verify(&model).unwrap();
+    assert!(verdict.ok && verdict.examples == 2 && verdict.outputs.iter().all(|o| o.max_abs == 0.0), "{verdict:?}");
+    assert!(!golden::verify(&open(backend, "drifted")).unwrap().ok);
+    let e = try_open(backend, "misnamed").err().unwrap();
+    assert_eq!(e.kind, ErrorKind::InvalidContract);
+    assert!(e.message.ends_with("contract.json: it names the input `c`, the graph has `b`, `a`"), "{e}");
 }
