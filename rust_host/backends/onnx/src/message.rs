@@ -21,7 +21,10 @@ pub(crate) fn loading(error: &ort::Error, about: &Onnx) -> Error {
         _ if said.contains("IR version") => refused(&said).hint(UPGRADE),
         _ if said.contains("not a registered function/op") => refused(&said)
             .hint("operators of other libraries cannot be used here: export the model with those of ONNX alone"),
-        ErrorCode::NotImplemented => refused(&said).hint(UPGRADE),
+        ErrorCode::NotImplemented => {
+            let opset = about.opsets.get("ai.onnx").copied().unwrap_or_default();
+            refused(&said).hint(format!("export it with a newer `opset_version` (this file has {opset}), or {UPGRADE}"))
+        }
         _ if said.contains("No Op registered") => refused(&said).hint(UPGRADE),
         _ => refused(&said),
     }
