@@ -68,7 +68,7 @@ bench: wheel ## side by side: eager, torch.jit, wheel, binary, a C++ loop; and s
 MINUTES ?= 1
 fuzz: build ## every reader of foreign bytes, then mutants of whole archives, each for MINUTES (nightly, cargo-fuzz)
 	$(call step,fuzzing)
-	@for t in archive pickle tokens contract npy json; do \
+	@for t in archive pickle tokens contract npy json onnx; do \
 	  mkdir -p target/corpus/$$t && cp -n rust_host/fuzz/seeds/$$t/* target/corpus/$$t/; \
 	  if [ $$t = archive ]; then cp -n rust_host/backends/torch/tests/data/*.torchscript target/corpus/archive/; fi; \
 	  cargo +nightly fuzz run --fuzz-dir rust_host/fuzz --target-dir target/fuzz $$t target/corpus/$$t -- \

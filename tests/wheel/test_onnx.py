@@ -87,9 +87,7 @@ def test_lists_maps_and_texts_are_those_of_python():
 def test_without_a_contract_the_graph_says_what_goes_in_and_out():
     model = rust_host.Model(DATA / "product.onnx")
     assert model.contract is None
-    assert model.inputs == [
-        {"name": "x", "datatype": "FP32", "shape": [-1, 4], "dims": ["batch", 4], "type": "Tensor"}
-    ]
+    assert model.inputs == [{"name": "x", "datatype": "FP32", "shape": [-1, 4], "dims": ["batch", 4], "type": "Tensor"}]
     assert model.outputs[0]["name"] == "y"
     assert list(model.run({"x": [[1, 2, 3, 4]]})) == ["y"]  # numbers of a list take the graph's datatype
     assert model([[1, 2, 3, 4]]).tolist() == [[60, 70, 80]]
@@ -156,19 +154,25 @@ def test_an_input_that_does_not_fit_is_said_by_name(file, argument, words):
 
 
 def test_what_cannot_be_loaded_is_said(tmp_path):
-    with pytest.raises(rust_host.InvalidModelError, match="com.acme:Foo"):
+    with pytest.raises(rust_host.InvalidModelError, match=r"com\.acme:Foo"):
         rust_host.Model(DATA / "foreign.onnx")
     with pytest.raises(rust_host.UnavailableError, match="not on cuda:0"):
         rust_host.Model(DATA / "product.onnx", "cuda")
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: `uv sync --group onnx`")
-    onnx.save(onnx.load(DATA / "product.onnx"), tmp_path / "x.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    onnx.save(
+        onnx.load(DATA / "product.onnx"),
+        tmp_path / "x.onnx",
+        save_as_external_data=True,
+        location="w",
+        size_threshold=0,
+    )
     with pytest.raises(rust_host.InvalidModelError, match="its tensor `w` lie in another file, `w`"):
         rust_host.Model(tmp_path / "x.onnx")
 
 
 def in_a_process(code: str, **environment: str) -> str:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")} | environment
-    code = f"import os, rust_host\nfile = {str(DATA / 'product.onnx')!r}\n{code}"
+    code = f"import os, numpy, rust_host\nfile = {str(DATA / 'product.onnx')!r}\n{code}"
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
