@@ -8,6 +8,7 @@ fn onnx(name: &str) -> String {
 }
 
 /// The binary where it may find the ONNX Runtime of this environment; `None`, said, where there is none.
+#[expect(clippy::print_stdout, reason = "says why a test does nothing")]
 fn with_library(words: &[&str]) -> Option<Ran> {
     let mut command = Command::new("/usr/bin/env");
     for variable in ["VIRTUAL_ENV", "ORT_DYLIB_PATH"] {
