@@ -55,6 +55,19 @@ class Layers(nn.Module):
         return x, {"largest": x.amax(-1)}, x.dim(), float(x.mean()), all
 
 
+class Small(nn.Module):
+    """Layers of a few numbers, with and without bias and activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 17), nn.Linear(17, 33, bias=False), nn.Linear(33, 3)
+        with torch.no_grad():
+            self.c.weight[1, 2] = float("inf")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.c(torch.tanh(self.b(torch.relu(self.a(x))))), -1)
+
+
 class SamePadding(nn.Module):
     def __init__(self):
         super().__init__()
@@ -171,6 +184,18 @@ def test_other_networks_give_the_same_numbers(tmp_path, module, rows):
         assert model.speed == "optimised"
     if module is Layers:
         same(model(x, times=3), plain(torch.from_numpy(x), times=3))
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (2,), (13,), (14,), (15,), (200,), (3, 5), (0,)])
+def test_layers_of_a_few_numbers_give_the_same_numbers(tmp_path, rows):
+    path = tmp_path / "m.pt"
+    plain = saved(Small, path)
+    model = rust_host.Model(path, "cpu")
+    x = floats(*rows, 4)
+    same(model(floats(2, 4)), plain(torch.from_numpy(floats(2, 4))))
+    assert model.speed == "optimised"
+    for y in (x, np.asfortranarray(x), x * np.float32(np.inf), x * np.float32(0), -x * np.float32(np.nan)):
+        same(model(y), plain(torch.from_numpy(np.ascontiguousarray(y))))
 
 
 @pytest.mark.parametrize(

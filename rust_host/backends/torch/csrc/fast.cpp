@@ -1,4 +1,5 @@
 #include "fast.h"
+#include "small.h"
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
@@ -46,7 +47,7 @@ const Activation ACTIVATIONS[] = {
     {"aten::gelu", "none", "gelu", "none", [](const at::Tensor &x) { return at::gelu(x, "none"); }},
     {"aten::gelu", "tanh", "gelu", "tanh", [](const at::Tensor &x) { return at::gelu(x, "tanh"); }},
 };
-constexpr size_t NO_ACTIVATION = 0;
+constexpr size_t NO_ACTIVATION = 0, RELU = 1;
 
 // The place in that list of what `node` computes.
 size_t activation_of(Node *node) {
@@ -88,14 +89,18 @@ struct Layer {
 };
 
 struct Linear : Layer {
-  using Layer::Layer;
+  SmallLinear small;
 
-  bool fits(const at::Tensor &x) const {
-    return is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1) && x.numel() * weight.size(0) >= FEWEST_IN_LINEAR;
-  }
+  explicit Linear(const Node *node) : Layer(node), small(weight, bias) {}
 
   at::Tensor operator()(const at::Tensor &x) const {
-    if (!fits(x))
+    const bool fits = is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1);
+    if (fits && small.fits(x)) {
+      const bool relu = &activation == &ACTIVATIONS[RELU];
+      at::Tensor y = small(x, relu);
+      return relu ? y : activation.plain(y);
+    }
+    if (!fits || x.numel() * weight.size(0) < FEWEST_IN_LINEAR)
       return activation.plain(at::linear(x, weight, bias));
     using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
     static const auto op = find<Signature>("mkldnn::_linear_pointwise");
