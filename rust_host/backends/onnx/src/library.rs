@@ -163,10 +163,9 @@ fn check(path: &Path) -> Result<String> {
     }
     // SAFETY: a text that lives as long as the library.
     let version = unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned();
-    let mut parts = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
     // SAFETY: as above; the number is that of a table, and the answer is null where there is none of that number.
     let table = unsafe { (base.GetApi)(sys::ORT_API_VERSION) };
-    if table.is_null() || parts.next() != Some(1) || parts.next() < Some(sys::ORT_API_VERSION) {
+    if table.is_null() || !is_new_enough(&version) {
         let oldest = sys::ORT_API_VERSION;
         return Err(Error::unavailable(format!(
             "`{shown}` is ONNX Runtime {version}, this host works with 1.{oldest} and later versions of 1"
@@ -176,6 +175,12 @@ fn check(path: &Path) -> Result<String> {
     // It stays: sessions are in it.
     std::mem::forget(library);
     Ok(version)
+}
+
+/// Whether a version has everything that is used here; ort would panic where it has not.
+fn is_new_enough(version: &str) -> bool {
+    let mut parts = version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    parts.next() == Some(1) && parts.next() >= Some(sys::ORT_API_VERSION)
 }
 
 #[cfg(test)]
@@ -217,6 +222,15 @@ mod tests {
         fs::create_dir_all(&capi).unwrap();
         assert_eq!(packages(folder.path().into()), [capi]);
         assert!(packages("/nowhere".into()).is_empty());
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (version, is) in
+            [("1.17.0", true), ("1.32.0", true), ("1.100", true), ("1.9.1", false), ("2.0.0", false), ("", false)]
+        {
+            assert_eq!(is_new_enough(version), is, "{version}");
+        }
     }
 
     #[test]

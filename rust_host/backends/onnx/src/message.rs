@@ -6,7 +6,8 @@ use rust_host_engine::{Error, onnx::Onnx};
 /// An error of loading a file.
 pub(crate) fn loading(error: &ort::Error, about: &Onnx) -> Error {
     let said = sentence(error.message());
-    if is_out_of_memory(&said) {
+    let said = said.strip_prefix("Failed to load model with error: ").unwrap_or(&said);
+    if is_out_of_memory(said) {
         return out_of_memory();
     }
     const UPGRADE: &str = "`pip install --upgrade onnxruntime`";
@@ -18,15 +19,15 @@ pub(crate) fn loading(error: &ort::Error, about: &Onnx) -> Error {
             .hint(format!("{UPGRADE}, or export it with `opset_version={knows}`"));
     }
     match error.code() {
-        _ if said.contains("IR version") => refused(&said).hint(UPGRADE),
-        _ if said.contains("not a registered function/op") => refused(&said)
+        _ if said.contains("IR version") => refused(said).hint(UPGRADE),
+        _ if said.contains("not a registered function/op") => refused(said)
             .hint("operators of other libraries cannot be used here: export the model with those of ONNX alone"),
         ErrorCode::NotImplemented => {
             let opset = about.opsets.get("ai.onnx").copied().unwrap_or_default();
-            refused(&said).hint(format!("export it with a newer `opset_version` (this file has {opset}), or {UPGRADE}"))
+            refused(said).hint(format!("export it with a newer `opset_version` (this file has {opset}), or {UPGRADE}"))
         }
-        _ if said.contains("No Op registered") => refused(&said).hint(UPGRADE),
-        _ => refused(&said),
+        _ if said.contains("No Op registered") => refused(said).hint(UPGRADE),
+        _ => refused(said),
     }
 }
 
