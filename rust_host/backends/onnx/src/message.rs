@@ -12,11 +12,14 @@ pub(crate) fn loading(error: &ort::Error, about: &Onnx) -> Error {
     }
     const UPGRADE: &str = "`pip install --upgrade onnxruntime`";
     let refused = |said: &str| Error::invalid_model(format!("ONNX Runtime cannot load it: {said}"));
-    if let Some((_, knows)) = said.split_once("is till opset ") {
+    let newer = said.split_once("support for domain ").and_then(|(_, rest)| rest.split_once(" is till opset "));
+    if let Some((domain, knows)) = newer {
         let knows = knows.trim_end_matches('.');
-        let needs = about.opsets.get("ai.onnx").copied().unwrap_or_default();
-        return refused(&format!("its operators are of opset {needs}, and it knows them up to opset {knows}"))
-            .hint(format!("{UPGRADE}, or export it with `opset_version={knows}`"));
+        let needs = about.opsets.get(domain).copied().unwrap_or_default();
+        return refused(&format!(
+            "its operators of {domain} are of opset {needs}, and it knows them up to opset {knows}"
+        ))
+        .hint(format!("{UPGRADE}, or export it with an `opset_version` of at most {knows}"));
     }
     match error.code() {
         _ if said.contains("IR version") => refused(said).hint(UPGRADE),

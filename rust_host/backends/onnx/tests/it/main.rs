@@ -195,7 +195,7 @@ fn what_onnx_runtime_refuses_is_one_sentence() {
     assert!(words.contains("com.acme:Foo") && hint.contains("other libraries"), "{words} {hint}");
     assert!(refused("unknown").0.contains("Nothing"));
     let (words, hint) = refused("newer");
-    assert!(words.starts_with("its operators are of opset 999, and it knows them up to opset "), "{words}");
+    assert!(words.starts_with("its operators of ai.onnx are of opset 999, and it knows them up to opset "), "{words}");
     assert!(hint.contains("pip install --upgrade onnxruntime"));
     let (words, hint) = refused("newer_format");
     assert!(words.starts_with("Unsupported model IR version: 60") && hint.contains("--upgrade"), "{words}");
