@@ -150,9 +150,6 @@ struct Convolution : Layer {
 
 // Layers of an LSTM in one direction, with constant weights.
 struct Lstm {
-  // With more rows, one call of oneDNN for a whole layer is quicker than our steps.
-  static constexpr int64_t MOST_ROWS = 8;
-
   std::vector<at::Tensor> weights; // as at::lstm takes them: weight_ih, weight_hh and, where there are biases, bias_ih, bias_hh
   bool has_biases, batch_first;
   int64_t count, inputs, hidden;
@@ -171,7 +168,7 @@ struct Lstm {
   }
 
   bool fits(const at::Tensor &x, const std::vector<at::Tensor> &state) const {
-    if (!is_plain_floats(x) || x.dim() != 3 || x.size(2) != inputs || state.size() != 2 || x.size(batch_first ? 0 : 1) > MOST_ROWS)
+    if (!is_plain_floats(x) || x.dim() != 3 || x.size(2) != inputs || state.size() != 2 || x.size(batch_first ? 0 : 1) > LstmLayer::most_rows())
       return false;
     const std::vector<int64_t> sizes{count, x.size(batch_first ? 0 : 1), hidden};
     return std::all_of(state.begin(), state.end(), [&](const at::Tensor &s) { return is_plain_floats(s) && s.sizes() == at::IntArrayRef(sizes); });
@@ -351,7 +348,7 @@ bool pack_lstm(Graph &graph, Node *node) {
   if (node->inputs().size() != 9 || node->input(1)->type()->kind() != c10::TypeKind::ListType)
     return false;
   const auto has_biases = toIValue(node->input(3)), count = toIValue(node->input(4)), train = toIValue(node->input(6)), both = toIValue(node->input(7)), batch_first = toIValue(node->input(8));
-  if (!has_biases || !count || !train || train->toBool() || !both || both->toBool() || !batch_first)
+  if (LstmLayer::most_rows() == 0 || !has_biases || !count || !train || train->toBool() || !both || both->toBool() || !batch_first)
     return false;
   auto weights = weights_of_lstm(node, has_biases->toBool(), count->toInt());
   if (!weights)

@@ -16,11 +16,6 @@ struct Work {
   int64_t rows, steps, hidden, columns;
 };
 
-#define LANES 4
-namespace plain {
-#include "lstm_steps.inc"
-}
-#undef LANES
 #if defined(__x86_64__)
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
@@ -40,17 +35,27 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
-void (*fastest())(const Work &) {
+struct Kind {
+  void (*steps)(const Work &);
+  int64_t most_rows; // measured with a state of 128
+};
+
+const Kind &kind() {
+  static const Kind found = [] {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-    return avx512::all_steps;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return avx2::all_steps;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+      return Kind{avx512::all_steps, 8};
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      return Kind{avx2::all_steps, 2};
 #endif
-  return plain::all_steps;
+    return Kind{nullptr, 0};
+  }();
+  return found;
 }
 
 } // namespace
+
+int64_t LstmLayer::most_rows() { return kind().most_rows; }
 
 LstmLayer::LstmLayer(const at::Tensor &weight) : hidden(weight.size(1)) {
   const int64_t columns = (4 * hidden + PANEL - 1) / PANEL * PANEL;
@@ -60,7 +65,7 @@ LstmLayer::LstmLayer(const at::Tensor &weight) : hidden(weight.size(1)) {
 }
 
 at::Tensor LstmLayer::operator()(const at::Tensor &gates, at::Tensor &h, at::Tensor &c) const {
-  static const auto steps = fastest();
+  const auto steps = kind().steps;
   const int64_t batch = gates.size(0), time = gates.size(1), columns = panels.size(0) * PANEL;
   at::Tensor out = at::empty({batch, time, hidden}, gates.options()), sums = at::empty({batch, columns}, gates.options());
   const float *given = gates.const_data_ptr<float>(), *weights = panels.const_data_ptr<float>();

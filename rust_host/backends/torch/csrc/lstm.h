@@ -8,6 +8,10 @@ namespace rust_host {
 // small state.
 class LstmLayer {
 public:
+  // With more rows than this, libtorch's call for a whole layer is quicker on this processor; 0 without AVX2, where there are no
+  // steps of ours.
+  static int64_t most_rows();
+
   // `weight` is torch's weight_hh, [4 * hidden, hidden].
   explicit LstmLayer(const at::Tensor &weight);
 
