@@ -241,8 +241,10 @@ class ImageSection(Section):
 class ExportSection(Section):
     """What the exported file says about itself."""
 
-    method: Literal["script", "trace"] = Field(
-        default="script", description="trace is refused where it loses control flow"
+    method: Literal["script", "trace", "compiled", "onnx"] = Field(
+        default="script",
+        description="TorchScript by compiling or recording, machine code, or ONNX; all but script are refused where "
+        "they lose control flow",
     )
     input_names: list[str] | None = Field(default=None, description="default: the arguments of forward")
     output_names: list[str] | None = Field(default=None, description="default: output, or output_0, output_1, …")

@@ -26,12 +26,15 @@ EXAMPLES = """\b
 Examples:
   py-authoring export mnist
   py-authoring export mnist --method trace --checkpoint last
+  py-authoring export mnist --method compiled
   py-authoring export some_nn_arch --set export.golden_count=8"""
 
 
 @click.command("export", epilog=EXAMPLES)
 @model_argument
-@click.option("--method", type=click.Choice(["script", "trace"]), help="Default: the recipe's export.method.")
+@click.option(
+    "--method", type=click.Choice(["script", "trace", "compiled", "onnx"]), help="Default: the recipe's export.method."
+)
 @click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
 @click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")
 @set_option
@@ -47,12 +50,17 @@ def command(
 ) -> None:
     """Export a checkpoint as models/NAME/<next version>/model.pt, with contract and golden examples inside.
 
+    `--method compiled` writes machine code for this processor as model.pt2, `--method onnx` an ONNX file as model.onnx;
+    both join the newest version if it holds the same weights.
+
     The eager and the exported model run side by side on real inputs of several sizes; past the tolerance, or where a
-    trace would lose control flow, a batch size or a device, nothing is written. Prints the path of the file.
+    trace or graph would lose control flow, a batch size or a device, nothing is written. Prints the path of the file.
     """
     from py_authoring.recipe import load_recipe
+    from py_authoring.tools import check_tools
 
-    load_recipe(model, overrides=overrides, flags={"--method": method})  # a mistake is said before torch is loaded
+    # a mistake is said before torch is loaded
+    check_tools(load_recipe(model, overrides=overrides, flags={"--method": method}).recipe.export.method)
 
     from py_authoring.export import export
 
@@ -63,6 +71,7 @@ def command(
         untrained=untrained,
         overrides=overrides,
         command=shlex.join(["py-authoring", *sys.argv[1:]]),
+        debug="--debug" in sys.argv,
         say=say,
     )
     for note in version.notes:
