@@ -97,6 +97,7 @@ class Metric(Part):
     dataset: str | None = None
     split: str | None = None
     samples: Size | None = None
+    precision: str | None = Field(default=None, description="fp32: of the model before it was made smaller")
 
 
 class Data(Part):
@@ -133,6 +134,7 @@ class Provenance(Part):
     method: str | None = Field(default=None, description="script, trace, compiled or onnx")
     run: str | None = Field(default=None, description="the run whose weights these are; null: untrained")
     checkpoint: str | None = Field(default=None, description="best, last, or a path")
+    precision: str | None = Field(default=None, description="bf16 or int8-dynamic; null: as trained")
     untrained: bool | None = Field(default=None, description="true: the weights are the initial ones of `seed`")
 
 

@@ -246,6 +246,14 @@ class ExportSection(Section):
         description="TorchScript by compiling or recording, machine code, or ONNX; all but script are refused where "
         "they lose control flow",
     )
+    precision: Literal["fp32", "bf16", "int8-dynamic"] = Field(
+        default="fp32",
+        description="numbers inside the file, float32 goes in and out; bf16 for script, trace, compiled; "
+        "int8-dynamic for Linear and LSTM in script, trace",
+    )
+    max_metric_drop: NotNegative = Field(
+        default=0.01, description="how much worse than in fp32 a metric may be, absolute"
+    )
     input_names: list[str] | None = Field(default=None, description="default: the arguments of forward")
     output_names: list[str] | None = Field(default=None, description="default: output, or output_0, output_1, …")
     labels: list[str] | None = Field(default=None, description="one name for each class of the first output")

@@ -6,17 +6,29 @@ import os
 import shutil
 from importlib.util import find_spec
 
-from py_authoring.errors import UnavailableError
+from py_authoring.errors import RecipeError, UnavailableError
 
+#: Precision → the methods whose files can hold it.
+_PRECISIONS = {
+    "bf16": ("script", "trace", "compiled"),  # ONNX Runtime has hardly any bfloat16 on the CPU
+    "int8-dynamic": ("script", "trace"),  # torch.export knows no packed weights
+}
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def check_tools(method: str) -> None:
+def check_tools(method: str, precision: str = "fp32") -> None:
     """Whether an export by this method can work here at all.
 
     Raises:
+        RecipeError: a file of this method cannot hold such numbers.
         UnavailableError: a compiler or package is missing; says how to get it.
     """
+    methods = _PRECISIONS.get(precision)
+    if methods is not None and method not in methods:
+        raise RecipeError(
+            f'export.precision "{precision}" is for {", ".join(methods)}, not for {method}',
+            hint=f"`--method {methods[0]} --precision {precision}`",
+        )
     if method == "compiled":
         find_compiler()
     elif method == "onnx":

@@ -35,6 +35,11 @@ Examples:
 @click.option(
     "--method", type=click.Choice(["script", "trace", "compiled", "onnx"]), help="Default: the recipe's export.method."
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "int8-dynamic"]),
+    help="Numbers inside the file. Default: the recipe's export.precision.",
+)
 @click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
 @click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")
 @set_option
@@ -43,6 +48,7 @@ Examples:
 def command(
     model: str,
     method: str | None,
+    precision: str | None,
     checkpoint: str | None,
     untrained: bool,
     overrides: tuple[str, ...],
@@ -60,13 +66,16 @@ def command(
     from py_authoring.tools import check_tools
 
     # a mistake is said before torch is loaded
-    check_tools(load_recipe(model, overrides=overrides, flags={"--method": method}).recipe.export.method)
+    flags = {"--method": method, "--precision": precision}
+    section = load_recipe(model, overrides=overrides, flags=flags).recipe.export
+    check_tools(section.method, section.precision)
 
     from py_authoring.export import export
 
     version = export(
         model,
         method=method,
+        precision=precision,
         checkpoint=checkpoint,
         untrained=untrained,
         overrides=overrides,

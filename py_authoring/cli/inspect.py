@@ -88,12 +88,14 @@ def as_text(seen: View) -> str:
         f"{contract.golden.count} golden examples",
         "untrained" if origin.untrained else "",
         f"by {origin.method}" if origin.method else "",
+        origin.precision or "",
         f"torch {origin.torch_version}" if origin.torch_version else "",
         origin.created or "",
     ]
     lines += ["", "  ".join(fact for fact in facts if fact)]
     lines += [
-        f"{metric.name} {metric.value:.4f}  ({metric.dataset}, {metric.split}, {metric.samples:,} samples)"
+        f"{metric.name} {metric.value:.4f}  ({metric.dataset}, {metric.split}, {metric.samples:,} samples"
+        + (f", in {metric.precision})" if metric.precision else ")")
         for metric in contract.metrics
         if metric.value is not None and metric.samples is not None
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,21 @@ from torch import Tensor, nn
 import py_authoring
 from py_authoring import atomic, trusted
 from py_authoring.card import write_card
-from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Image, Producer, read_contract
+from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Image, Metric, Producer, read_contract
 from py_authoring.data import Splits, load_splits
 from py_authoring.difference import Difference
 from py_authoring.errors import ModelFileError, RecipeError
 from py_authoring.export import archive, golden, picture, signature
 from py_authoring.export.cases import EXTRA_BATCH_SIZES, GRAPH_BATCH_SIZES, Cases, golden_cases, run_cases
 from py_authoring.export.parity import Report, Runner, compare, run
+from py_authoring.export.precision import (
+    check_metrics,
+    describe_change,
+    own_tolerance,
+    reduce,
+    run_reduced,
+    tolerances,
+)
 from py_authoring.export.provenance import describe_data, describe_provenance, measure_metrics
 from py_authoring.export.returns import Layout
 from py_authoring.export.samples import Sampler, Source, from_data, make_sampler
@@ -121,6 +129,7 @@ def export(
     model: str | Path,
     *,
     method: str | None = None,
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     untrained: bool = False,
     overrides: Sequence[str] = (),
@@ -130,11 +139,12 @@ def export(
 ) -> Version:
     """Exports a model as the next version in its folder, if the exported file computes what the eager model does.
 
-    A file of another kind joins the newest version, if that holds the same weights.
+    A compiled or ONNX file joins the newest version, if that holds the same weights.
 
     Args:
         model: a name in ./models, or a path to a model's folder.
         method: `script`, `trace`, `compiled` or `onnx`; default: the recipe's.
+        precision: `fp32`, `bf16` or `int8-dynamic`; default: the recipe's.
         checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
         untrained: export the initial weights; a recipe without data has no others.
         overrides: `key=value` texts, as `export.golden_count=8`.
@@ -158,8 +168,12 @@ def export(
         (1, ['output', 'new_h'])
     """
     started = time.perf_counter()
-    check_tools(load_recipe(model, overrides=overrides, flags={"--method": method}).recipe.export.method)
-    weights = load_weights(model, checkpoint=checkpoint, untrained=untrained, method=method, overrides=overrides)
+    flags = {"--method": method, "--precision": precision}
+    asked = load_recipe(model, overrides=overrides, flags=flags).recipe.export
+    check_tools(asked.method, asked.precision)
+    weights = load_weights(
+        model, checkpoint=checkpoint, untrained=untrained, method=method, precision=precision, overrides=overrides
+    )
     resolved = weights.resolved
     say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
     splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved)
@@ -193,11 +207,19 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
     extra = EXTRA_BATCH_SIZES if PLATFORMS[section.method] == TORCHSCRIPT else GRAPH_BATCH_SIZES
     file = resolved.directory / MODEL_FILE
     cases = run_cases(model, sampler, section.batch_sizes, section.output_names, file, extra)
-    form = _form(model, sampler, cases, section, debug)
+    target = model
+    if section.precision != "fp32":
+        target = reduce(model, section.precision, sampler.names, cases.layout, cases.cases[0])
+    form = _form(target, sampler, cases, section, debug)
     notes = form.notes
     if weights.checkpoint is None:
         notes.insert(0, f"untrained: the weights are the initial ones of seed {resolved.recipe.training.seed}")
-    contract = _contract(weights, sampler, cases, section.golden_count, splits, command)
+    contract = _contract(weights, target, sampler, cases, splits, command)
+    if target is not model:
+        before = [metric for metric in contract.metrics if metric.precision]
+        after = [metric for metric in contract.metrics if not metric.precision]
+        check_metrics(before, after, section.max_metric_drop, section.precision)
+        notes.append(describe_change(before, after, section.precision))
     pictures: dict[str, bytes] = {}
     through_file = partial(_through_a_file, contract.image, pictures)
     examples = golden_cases(
@@ -209,17 +231,35 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
         )
     kept = [golden.Example(case.inputs, case.outputs, {} if n else pictures) for n, case in enumerate(examples)]
     stored = golden.to_bytes(kept)
+    compared = [*cases.cases, *examples]
+    allowed = None
+    if target is not model:
+        small = run_reduced(target, sampler.names, cases.layout, compared, section.precision)
+        allowed = tolerances(compared, small, section.rtol, section.atol)
+        contract = _with_tolerances(contract, allowed)
     data = form.write(contract, stored)
-    report = compare(form.load(data), [*cases.cases, *examples], section.rtol, section.atol)
+    exported = form.load(data)
+    if target is not model:
+        compare(exported, small, *own_tolerance(section.precision))  # what the wide tolerance below would let through
+    report = compare(exported, compared, section.rtol, section.atol, allowed)
     golden.from_bytes(stored, contract)
     return Exported(data, contract, kept, report, notes)
+
+
+def _with_tolerances(contract: Contract, allowed: Mapping[str, tuple[float, float]]) -> Contract:
+    outputs = [
+        part.model_copy(update={"rtol": allowed[part.name][0], "atol": allowed[part.name][1]})
+        for part in contract.outputs
+    ]
+    return contract.model_copy(update={"outputs": outputs})
 
 
 def _write(weights: Weights, exported: Exported) -> Path:
     directory, contract = weights.resolved.directory, exported.contract
     if contract.platform == COMPILED:
         trusted.check(directory / trusted.TRUSTED_FILE)
-    beside = find_sibling(directory, contract, exported.examples)
+    # TorchScript is what a version begins with: it never joins one
+    beside = None if contract.platform == TORCHSCRIPT else find_sibling(directory, contract, exported.examples)
     if beside is not None:
         path = beside / MODEL_FILES[contract.platform]
         atomic.write_bytes(path, exported.data)
@@ -315,13 +355,19 @@ def _sampler(weights: Weights, splits: Splits | None) -> Sampler:
 
 
 def _contract(
-    weights: Weights, sampler: Sampler, cases: Cases, count: int, splits: Splits | None, command: str | None
+    weights: Weights,
+    target: nn.Module,
+    sampler: Sampler,
+    cases: Cases,
+    splits: Splits | None,
+    command: str | None,
 ) -> Contract:
     resolved = weights.resolved
     section = resolved.recipe.export
     labels = splits.labels if splits is not None and resolved.recipe.task == "classification" else None
-    # a recording or graph knows no defaults: there every input is needed
-    optional = [] if section.method != "script" else _with_default(weights.model)
+    # a recording or graph knows no defaults, nor does what stands around a bfloat16 model: there every input is needed
+    plain = section.method == "script" and section.precision != "bf16"
+    optional = _with_default(weights.model) if plain else []
     inputs = signature.describe_inputs(sampler, cases.cases, optional)
     outputs = signature.describe_outputs(cases.layout.names, cases.cases, section, labels)
     dims = signature.bounds_of({dim: sizes for dim, sizes in cases.tried.items() if sizes})
@@ -339,13 +385,19 @@ def _contract(
             **{name: Bounds() for part in outputs for name in part.dims if str(name) == name and name not in dims},
         },
         image=signature.describe_image(section, inputs),
-        metrics=[] if splits is None else measure_metrics(weights, splits),
+        metrics=[] if splits is None else _metrics(weights, target, splits),
         data=None if splits is None else describe_data(splits),
-        golden=Golden(file=GOLDEN_FILE, count=count),
+        golden=Golden(file=GOLDEN_FILE, count=section.golden_count),
         producer=Producer(name="py_authoring", version=py_authoring.__version__),
         provenance=describe_provenance(weights, command),
     )
     return read_contract(contract.to_json().encode())
+
+
+# Those of the file first; beside them, where it holds smaller numbers, those that the model had before.
+def _metrics(weights: Weights, target: nn.Module, splits: Splits) -> list[Metric]:
+    own = measure_metrics(replace(weights, model=target), splits)
+    return own if target is weights.model else own + measure_metrics(weights, splits, precision="fp32")
 
 
 def _from_model_file(resolved: ResolvedRecipe) -> Source:

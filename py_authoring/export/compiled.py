@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
-from py_authoring.errors import RefusedError, UnavailableError
+from py_authoring.errors import UnavailableError
 from py_authoring.export import elf, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.program import Limits
@@ -44,6 +44,9 @@ _OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
     "aot_inductor.enable_frame_pointer": False,
 }
+#: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
+#: a C function of their own a list of them.
+_SOURCES = (".cpp", ".h", ".o", ".kernel_metadata.json", "_flags.json")
 
 
 @dataclass(frozen=True)
@@ -153,10 +156,8 @@ def _compile(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict
             )
         finally:
             torch.set_num_threads(threads)
-        kept = [Path(file) for file in made if str(file).endswith((".wrapper.so", ".wrapper_metadata.json"))]
-        if len(kept) != 2:
-            raise RefusedError(f"the compiler made {sorted(Path(str(file)).name for file in made)}")
-        return {file.name: file.read_bytes() for file in kept}
+        files = [Path(str(file)) for file in made if not str(file).endswith(_SOURCES)]
+        return {file.name: file.read_bytes() for file in files}
 
 
 # `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too.

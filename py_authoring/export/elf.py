@@ -5,13 +5,14 @@ Read from the ELF file itself, 64 bits, little-endian: `nm` and `readelf` are no
 
 from __future__ import annotations
 
+import re
 import struct
 
 from py_authoring.errors import AuthoringError
 
 _DYNSYM = 11
 #: Functions of torch's C interface that compute; all others (handles, sizes, datatypes) any small host can have.
-_OPERATORS = ("aoti_torch_cpu_", "aoti_torch_cuda_", "aoti_torch_proxy_executor_")
+_OPERATORS = re.compile(r"aoti_torch_(?:(?:cpu|cuda)_)?(?P<name>(?<=cpu_).+|(?<=cuda_).+|proxy_executor_.+)")
 
 
 class UnreadableLibraryError(AuthoringError, ValueError):
@@ -50,12 +51,7 @@ def host_operators(symbols: list[str]) -> list[str]:
     """The operators among them that compute, without torch's prefix: what a host without libtorch must bring itself.
 
     Example:
-        >>> host_operators(["aoti_torch_get_sizes", "aoti_torch_cpu_bmm_out", "malloc"])
-        ['bmm_out']
+        >>> host_operators(["aoti_torch_get_sizes", "aoti_torch_cpu_bmm_out", "aoti_torch_proxy_executor_call"])
+        ['bmm_out', 'proxy_executor_call']
     """
-    found = []
-    for name in symbols:
-        for prefix in _OPERATORS:
-            if name.startswith(prefix):
-                found.append(name.removeprefix(prefix))
-    return found
+    return [found["name"] for name in symbols if (found := _OPERATORS.fullmatch(name))]

@@ -63,23 +63,27 @@ def export_model(
             f"the weights take {weights:,} bytes, and an ONNX file with its weights inside holds {_LARGEST:,}",
             hint="`--method script` has no such bound",
         )
-    with program.watch_sizes() as seen, silence(not debug), torch.no_grad():
+    shapes = program.dynamic_shapes(sampler, free)
+    with silence(not debug), torch.no_grad():
         try:
             made = torch.onnx.export(
                 model,
                 (),
                 kwargs=dict(inputs),
                 dynamo=True,
-                dynamic_shapes=program.dynamic_shapes(sampler, free),
+                dynamic_shapes=shapes,
                 input_names=sampler.names,
                 output_names=cases.layout.names,
                 external_data=False,
                 verbose=False,
             )
         except Exception as error:  # the exporter wraps whatever torch and forward raise
+            seen = program.find_decisions(model, inputs, shapes)
             raise program.refused(error, seen, "an ONNX graph") from error
         assert made is not None
-        limits = program.limits_of(made.exported_program, sampler, free, seen)
+        recorded = made.exported_program
+        seen = program.find_decisions(model, inputs, shapes)
+        limits = program.limits_of(recorded, sampler, free, seen)
         notes = program.keep_within(cases, limits, sampler.batch, batch_sizes, seen)
         proto = made.model_proto
     _rename_sizes(proto, sampler)
@@ -112,13 +116,24 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its classes have no common base of their own
+            raise RefusedError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot run the graph: {_reason(error)}",
+                hint="the file is valid ONNX, but this library has no code for it; `--method script` has",
+            ) from error
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """One call: tensors in by name, the outputs in the graph's order out."""
         taken = {part.name for part in self._session.get_inputs()}
         feed = {name: _to_ort(inputs[name].contiguous()) for name in names if name in taken and name in inputs}
         return [_to_torch(value) for value in self._session.run_with_ort_values(None, feed)]
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0].split(" : ")[-1].strip(" .")
+    return text[:1].lower() + text[1:300]
 
 
 def _to_ort(value: Tensor) -> Any:

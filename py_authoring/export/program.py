@@ -11,14 +11,14 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.fx.experimental.symbolic_shapes as symbolic
-from torch import Tensor
+from torch import Tensor, nn
 
 from py_authoring.errors import RefusedError
 from py_authoring.export.cases import Cases
@@ -30,6 +30,7 @@ _OWN = str(Path(__file__).parent.parent)
 _LIBRARIES = (str(Path(torch.__file__).parent.parent), sysconfig.get_path("stdlib"), "<")
 _FILE = re.compile(r'File "([^"\n]+)", line (\d+)')
 _TARGET = re.compile(r"(?:target: |torch\.ops\.)((?:\w+\.)+\w+)")
+_NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 _UNBOUNDED = 1 << 40  # what torch gives as the largest size where it knows none
 SCRIPT_HINT = "`--method script` keeps it"
 
@@ -74,6 +75,13 @@ def watch_sizes() -> Iterator[Decisions]:
         yield seen
     finally:
         environment._set_replacement, environment._log_guard = replace, log
+
+
+def find_decisions(model: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> Decisions:
+    """The decisions of a plain recording, for those of which a recording by another library does not tell."""
+    with watch_sizes() as seen, suppress(Exception):  # what is wrong, the other recording says
+        torch.export.export(model, (), kwargs=dict(inputs), dynamic_shapes=dict(shapes))
+    return seen
 
 
 def recording_inputs(sampler: Sampler, cases: Cases, batch_sizes: Sequence[int]) -> tuple[dict[str, Tensor], set[str]]:
@@ -123,10 +131,11 @@ def limits_of(program: Any, sampler: Sampler, free: set[str], seen: Decisions) -
                 continue
             size = shape[axis]
             # a symbol that was found to be one number still is a symbol
-            if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
-                raise _baked(dim, int(size), name, axis, seen)
+            fixed = not isinstance(size, torch.SymInt) or size.node.expr.is_number
+            low, high = (int(size), int(size)) if fixed else _range(program, size)
+            if low == high:
+                raise _baked(dim, low, name, axis, seen)
             # torch never says less than 2 here: 0 and 1 are for the comparison to find out
-            low, high = _range(program, size)
             before = limits.get(dim, (1, None))
             highest = [each for each in (before[1], high) if each is not None]
             limits[dim] = (max(before[0], 1 if low <= 2 else low), min(highest) if highest else None)
@@ -145,8 +154,8 @@ def keep_within(cases: Cases, limits: Limits, batch: str | None, required: Seque
             lost = [size for size in required if size < low or (high is not None and size > high)]
             if lost:
                 raise RefusedError(
-                    f"the graph for {describe({dim: required[0]})} is another than for {describe({dim: lost[0]})}"
-                    + _at(_guard_place(seen)),
+                    f"the graph for {describe({dim: high or low})} is another than for {describe({dim: lost[0]})}"
+                    + _at(_guard_place(seen, high or low)),
                     hint=f"one graph must serve every size in export.batch_sizes; {SCRIPT_HINT}",
                 )
         for size in cases.tried[dim]:
@@ -155,10 +164,10 @@ def keep_within(cases: Cases, limits: Limits, batch: str | None, required: Seque
         if high is not None:
             cases.tried[dim][high] = True
             cases.tried[dim][high + 1] = False
-            notes.append(f"`{dim}` is at most {high} in the graph{_at(_guard_place(seen))}")
+            notes.append(f"`{dim}` is at most {high} in the graph{_at(_guard_place(seen, high))}")
         if low > 1:
             cases.tried[dim][low] = True
-            notes.append(f"`{dim}` is at least {low} in the graph{_at(_guard_place(seen))}")
+            notes.append(f"`{dim}` is at least {low} in the graph{_at(_guard_place(seen, low))}")
 
     def fits(sizes: Mapping[str, int]) -> bool:
         return all(sizes[dim] >= low and (high is None or sizes[dim] <= high) for dim, (low, high) in limits.items())
@@ -168,13 +177,18 @@ def keep_within(cases: Cases, limits: Limits, batch: str | None, required: Seque
 
 
 def refused(error: Exception, seen: Decisions, form: str) -> RefusedError:
-    """Why a model has no graph, in its own terms: the line, and the operator, value or type that is in the way."""
+    """Why a model has no graph, in its own terms: the line, and the operator, value or type that is in the way.
+
+    Args:
+        error: what torch raised.
+        seen: what it decided before.
+        form: what cannot be made, for the sentence.
+    """
     chain = list(_chain(error))
     kinds = {type(each).__name__ for each in chain}
     text = next((str(each) for each in reversed(chain) if str(each).strip()), type(error).__name__)
-    place = next((found for each in chain if (found := _place_in(each)) is not None), None)
-    if place is None:
-        place = next((found for each in chain if (found := _place_of_text(str(each))) is not None), None)
+    places = [*map(_place_in, chain), *(_place_of_text(str(each)) for each in chain), *map(_place_of_node, chain)]
+    place = next((found for found in places if found is not None), None)
     if "GuardOnDataDependentSymNode" in kinds or "UserErrorType.CONSTRAINT" in text:
         return RefusedError(
             f"a value decides what is computed{_at(place)}, and {form} has one road for every input",
@@ -183,6 +197,12 @@ def refused(error: Exception, seen: Decisions, form: str) -> RefusedError:
     if seen.fixed and ("ConstraintViolationError" in kinds or "Constraints violated" in text):
         size, place = seen.fixed[0]
         return RefusedError(f"the model writes the size {size} into the graph{_at(place)}", hint=SCRIPT_HINT)
+    missing = next((found.group(1) for each in chain if (found := _NO_FUNCTION.search(str(each)))), None)
+    if missing is not None:
+        return RefusedError(
+            f"{form} cannot hold what the model does{_at(place)}: ONNX has no operator for `{missing}`",
+            hint="`--method script` has every operator of torch",
+        )
     operators = [found.group(1) for each in chain for found in _TARGET.finditer(str(each))]
     what = f"operator `{operators[0]}`: " if operators else ""
     return RefusedError(
@@ -193,10 +213,12 @@ def refused(error: Exception, seen: Decisions, form: str) -> RefusedError:
 
 def _baked(dim: str, size: int, name: str, axis: int, seen: Decisions) -> RefusedError:
     place = next((place for fixed, place in seen.fixed if fixed == size and place is not None), None)
-    remedy = f"or leave axis {axis} of `{name}` out of export.dynamic, so that it is always {size}"
+    remedy = ""
+    if axis:  # axis 0 that nobody names is the batch
+        remedy = f"; or leave axis {axis} of `{name}` out of export.dynamic, so that it is always {size}"
     return RefusedError(
         f"the model writes {describe({dim: size})} into the graph{_at(place)}",
-        hint=f"take sizes from tensors, as `x.shape[0]`, without a loop over them; {remedy}; {SCRIPT_HINT}",
+        hint=f"take sizes from tensors, as `x.shape[0]`, without a loop over them{remedy}; {SCRIPT_HINT}",
     )
 
 
@@ -208,8 +230,11 @@ def _range(program: Any, size: torch.SymInt) -> tuple[int, int | None]:
     return int(bounds.lower), high
 
 
-def _guard_place(seen: Decisions) -> Place | None:
-    return next((place for condition, place in seen.guards if "<" in condition or ">" in condition), None)
+# torch asks for bounds of its own accord too; those have no line of the author's.
+def _guard_place(seen: Decisions, bound: int) -> Place | None:
+    numbers = {str(bound - 1), str(bound), str(bound + 1)}  # `> 64` and `<= 64` are one question
+    own = [(condition, place) for condition, place in seen.guards if place is not None and set("<>") & set(condition)]
+    return next((place for condition, place in own if numbers & set(re.findall(r"\d+", condition))), None)
 
 
 def _at(place: Place | None) -> str:
@@ -244,6 +269,17 @@ def _place_in(error: BaseException) -> Place | None:
 
 def _place_of_text(text: str) -> Place | None:
     return _innermost((file, int(line)) for file, line in reversed(_FILE.findall(text)))
+
+
+# A converter that fails at a node of the graph does not tell its line; the frame in which it failed still has the node.
+def _place_of_node(error: BaseException) -> Place | None:
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in frame.f_locals.values():
+            if isinstance(value, torch.fx.Node):
+                place = _place_of_text(value.meta.get("stack_trace") or "")
+                if place is not None:
+                    return place
+    return None
 
 
 def _caller() -> Place | None:

@@ -47,7 +47,7 @@ def _same_weights(path: Path, contract: Contract, examples: Sequence[golden.Exam
 
 def _origin(contract: Contract) -> tuple[object, ...]:
     origin = contract.provenance
-    return origin.run, origin.checkpoint, origin.untrained, origin.seed
+    return origin.run, origin.checkpoint, origin.untrained, origin.seed, origin.precision
 
 
 def _same(one: golden.Example, other: golden.Example, contract: Contract) -> bool:

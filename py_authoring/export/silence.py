@@ -9,7 +9,8 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def silence(quiet: bool = True) -> Iterator[None]:
         try:
             os.dup2(nowhere, 1)
             os.dup2(nowhere, 2)
-            yield
+            with Path(os.devnull).open("w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+                yield
         finally:
             _flush()
             for number, copy in enumerate(kept, start=1):
