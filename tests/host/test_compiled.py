@@ -1,4 +1,4 @@
-"""Compiled packages (`model.pt2`) through the binary and the wheel: the numbers, the trust, and every way in which one does
+"""Compiled packages (`model.pt2`) through the binary and the wheel: the numbers, the trust, and ways in which one does
 not fit this machine."""
 
 from __future__ import annotations
