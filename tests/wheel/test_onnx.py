@@ -16,7 +16,7 @@ import rust_host
 
 # Its own copy of the library would report to its maker, from a thread: see docs/onnx.md.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: `uv sync --group onnx`")
+onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed: `uv sync --extra onnx`")
 
 DATA = Path(__file__).resolve().parents[2] / "rust_host/backends/onnx/tests/data"
 
@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_onnxruntime(batch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_network_that_torch_exports_gives_the_same_numbers_at_every_batch_size(tmp_path):
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed: `uv sync --group onnx`")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: `uv sync --extra onnx`")
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 13 * 13, 10)).eval()
     path = tmp_path / "net.onnx"
@@ -158,7 +158,7 @@ def test_what_cannot_be_loaded_is_said(tmp_path):
         rust_host.Model(DATA / "foreign.onnx")
     with pytest.raises(rust_host.UnavailableError, match="not on cuda:0"):
         rust_host.Model(DATA / "product.onnx", "cuda")
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed: `uv sync --group onnx`")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed: `uv sync --extra onnx`")
     onnx.save(
         onnx.load(DATA / "product.onnx"),
         tmp_path / "x.onnx",
