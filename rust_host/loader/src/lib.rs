@@ -4,10 +4,11 @@
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
 #![expect(
     unsafe_code,
-    reason = "dlopen and the two symbols of our own library, in open_library; the environment; the heap, in heap.rs"
+    reason = "dlopen and the two symbols of our own library, in open_library; the environment, in environment.rs; the heap, in heap.rs"
 )]
 
 mod elf;
+mod environment;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod heap;
 
@@ -36,13 +37,7 @@ impl Backends for Loader {
     }
 
     fn let_waiting_threads_sleep(&self) {
-        // libgomp reads it once, when it is loaded with libtorch. What the user has set stays.
-        const POLICY: &str = "OMP_WAIT_POLICY";
-        if env::var_os(POLICY).is_none() && env::var_os("GOMP_SPINCOUNT").is_none() {
-            // SAFETY: the loader is the binary's alone, which asks for this before it opens a backend and before it has
-            // started a thread, so nobody reads the environment meanwhile.
-            unsafe { env::set_var(POLICY, "passive") };
-        }
+        environment::let_waiting_threads_sleep();
     }
 }
 
@@ -103,6 +98,7 @@ fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
     let library = match OPENED.get() {
         Some(library) => library,
         None => {
+            environment::bound_caches();
             #[cfg(all(target_os = "linux", target_env = "gnu"))]
             heap::prepare();
             // SAFETY: the library is our own, built with this program; its initialisers are those of libtorch and of the
