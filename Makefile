@@ -61,8 +61,8 @@ test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
-bench: wheel ## side by side: eager, torch.jit, wheel, binary, a C++ loop; and start-up
-	@python benches/calls.py
+bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; and start-up (40 minutes)
+	@python benches/peers.py
 	@python benches/start.py
 
 MINUTES ?= 1

@@ -1,4 +1,4 @@
-"""What a long life costs in memory, through many calls and many shapes: the binary's way of loading libtorch, and the wheel.
+"""What a long life costs in memory: many calls and many shapes, in the binary's way of loading libtorch and the wheel.
 
 usage: soak.py [SECONDS]      the longest that one curve may take (default 60); a slow model then makes fewer calls
 
