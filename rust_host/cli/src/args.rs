@@ -7,7 +7,7 @@ use crate::{
     worker::{Confinement, Sandbox},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
-use rust_host_engine::{DeviceRequest, Error, Result, error::ErrorKind, operators::Policy};
+use rust_host_engine::{DeviceRequest, Error, Platform, Result, error::ErrorKind, operators::Policy, versions};
 use rust_host_tables::OnError;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -24,7 +24,7 @@ pub(crate) enum Parsed {
     Doctor(bool),
 }
 
-/// Runs, verifies and measures TorchScript models without Python
+/// Runs, verifies and measures PyTorch models without Python
 #[derive(Parser)]
 #[command(
     name = "rust-host",
@@ -46,8 +46,8 @@ enum Command {
         after_help = "Example:\n  rust-host info model.pt\n  rust-host info model.pt --json | jq .contract.inputs"
     )]
     Info {
-        /// A TorchScript file
-        file: PathBuf,
+        #[command(flatten)]
+        file: FileArg,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -63,8 +63,8 @@ enum Command {
         after_help = "Example:\n  rust-host verify model.pt --device cpu\n\nExit code 1: a difference beyond the tolerance."
     )]
     Verify {
-        /// A TorchScript file with a contract
-        file: PathBuf,
+        #[command(flatten)]
+        file: FileArg,
         #[command(flatten)]
         device: DeviceArg,
         #[command(flatten)]
@@ -96,6 +96,22 @@ enum Command {
 }
 
 #[derive(Args)]
+struct FileArg {
+    /// A model file, or a model's folder: its newest version
+    file: PathBuf,
+    /// In a folder with several kinds of file the one to take: torchscript, compiled or onnx (default: what `rust-host tune`
+    /// found, else `model.pt`)
+    #[arg(long, value_name = "KIND", value_parser = platform)]
+    backend: Option<Platform>,
+}
+
+impl FileArg {
+    fn settle(self) -> Result<PathBuf> {
+        versions::file(&self.file, self.backend)
+    }
+}
+
+#[derive(Args)]
 struct DeviceArg {
     /// Where to run: auto, cpu, cuda or cuda:N; `cuda` never falls back to the processor
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
@@ -107,6 +123,9 @@ struct PolicyArg {
     /// Let the model call this operator although the gate refuses it; only for a file that you trust
     #[arg(long = "allow-operator", value_name = "NAME")]
     allow_operator: Vec<String>,
+    /// Open the compiled code of the file with this SHA-256; only for a file that you trust
+    #[arg(long, value_name = "SHA256", value_parser = sha256)]
+    trust: Vec<String>,
 }
 
 #[derive(Args)]
@@ -142,8 +161,8 @@ struct MethodArg {
 
 #[derive(Args)]
 struct RunArgs {
-    /// A TorchScript file
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArg,
     #[command(flatten)]
     input: InputArg,
     #[command(flatten)]
@@ -184,8 +203,8 @@ struct RunArgs {
 
 #[derive(Args)]
 struct BenchArgs {
-    /// A TorchScript file
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArg,
     #[command(flatten)]
     input: InputArg,
     #[command(flatten)]
@@ -235,6 +254,19 @@ fn seconds(text: &str) -> std::result::Result<Duration, String> {
     number.map(Duration::from_secs_f64).ok_or_else(|| "expected a number of seconds, at most 3600".to_owned())
 }
 
+fn platform(word: &str) -> std::result::Result<Platform, String> {
+    Platform::parse(word).map_err(|e| e.message)
+}
+
+/// As `sha256sum` prints it.
+fn sha256(text: &str) -> std::result::Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or(text);
+    match digits.len() == 64 && digits.chars().all(|c| c.is_ascii_hexdigit()) {
+        true => Ok(digits.to_lowercase()),
+        false => Err("expected 64 hexadecimal digits, as `sha256sum FILE` prints them".to_owned()),
+    }
+}
+
 /// `500MB`, `2GB`, `1.5GiB`: a number and a unit.
 fn size(text: &str) -> std::result::Result<u64, String> {
     let units =
@@ -259,7 +291,7 @@ impl ConfinementArgs {
 
 impl PolicyArg {
     fn settle(self) -> Policy {
-        Policy { allowed: self.allow_operator.into_iter().collect() }
+        Policy { allowed: self.allow_operator.into_iter().collect(), trusted: self.trust }
     }
 }
 
@@ -270,18 +302,18 @@ impl PolicyArg {
 pub(crate) fn parse(args: &[OsString]) -> Result<Parsed> {
     let name = OsString::from("rust-host");
     match Cli::try_parse_from(std::iter::once(&name).chain(args)) {
-        Ok(cli) => Ok(settle(cli.command)),
+        Ok(cli) => settle(cli.command),
         Err(e) if matches!(e.kind(), Clap::DisplayHelp | Clap::DisplayVersion) => Ok(Parsed::Show(e.to_string())),
         Err(e) => Err(misuse(&e, args)),
     }
 }
 
-fn settle(command: Command) -> Parsed {
+fn settle(command: Command) -> Result<Parsed> {
     let given = |words: InputArg| words.input.into_iter().map(Given::new).collect();
-    match command {
-        Command::Info { file, json } => Parsed::Info(file, json),
+    Ok(match command {
+        Command::Info { file, json } => Parsed::Info(file.settle()?, json),
         Command::Verify { file, device, policy, confinement, json } => {
-            Parsed::Verify(file, device.device, policy.settle(), confinement.settle(), json)
+            Parsed::Verify(file.settle()?, device.device, policy.settle(), confinement.settle(), json)
         }
         Command::Doctor { json } => Parsed::Doctor(json),
         Command::Completions { shell } => {
@@ -291,7 +323,7 @@ fn settle(command: Command) -> Parsed {
         }
         Command::Bench(b) => Parsed::Bench(
             bench::Settings {
-                file: b.file,
+                file: b.file.settle()?,
                 inputs: given(b.input),
                 method: b.method.method,
                 batches: b.batch,
@@ -304,7 +336,7 @@ fn settle(command: Command) -> Parsed {
             b.json,
         ),
         Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
-            file: r.file,
+            file: r.file.settle()?,
             words: r.input.input,
             output: r.output,
             method: r.method.method,
@@ -337,7 +369,7 @@ fn settle(command: Command) -> Parsed {
                 None => None,
             };
             Parsed::Run(run::Settings {
-                file: r.file,
+                file: r.file.settle()?,
                 inputs: given(r.input),
                 method: r.method.method,
                 target,
@@ -351,7 +383,7 @@ fn settle(command: Command) -> Parsed {
                 confinement: r.confinement.settle(),
             })
         }
-    }
+    })
 }
 
 /// clap's text as an error of ours: one sentence, names in backticks, what to do as a hint.

@@ -1,13 +1,14 @@
-//! A file → the parts of a TorchScript archive, or a sentence that says what the file is instead.
+//! A file → the parts of a model file of one [`Platform`], or a sentence that says what the file is instead.
 
-use crate::{Contract, Error, ErrorKind, Result, contract, file, zip::Zip};
+use crate::{Contract, Error, ErrorKind, Platform, Result, contract, file, zip::Zip};
 use std::{borrow::Cow, path::Path, sync::Arc};
 
-/// A TorchScript archive in memory. Every member's checksum was compared when it was opened.
+/// A model file in memory. Every member's checksum was compared when it was opened.
 #[derive(Clone)]
 pub struct Archive {
     path: std::path::PathBuf,
     bytes: Arc<Vec<u8>>,
+    platform: Platform,
     zip: Zip,
     stem: String,
 }
@@ -19,8 +20,8 @@ impl Archive {
     /// Reads the whole file once; everything after this, libtorch included, sees these bytes and not the path.
     ///
     /// # Errors
-    /// `NotFound` or `Unavailable` if it cannot be read; `InvalidModel` if it is something else than a TorchScript
-    /// archive (said what, and how to make one of it), or damaged.
+    /// `NotFound` or `Unavailable` if it cannot be read; `InvalidModel` if it is something else than a model file
+    /// (said what, and how to make one of it), or damaged.
     pub fn open(path: &Path) -> Result<Self> {
         let bytes = file::read(path, ErrorKind::InvalidModel).map_err(|e| match path.is_dir() {
             true => e.hint(format!("`{}/model.pt`, if that is where the model lies", path.display())),
@@ -40,14 +41,21 @@ impl Archive {
             return Err(at(not_a_zip(&bytes)));
         }
         let zip = Zip::open(bytes.clone()).map_err(at)?;
-        let stem = find_stem(&zip).map_err(at)?;
-        refuse_other_spellings(&zip, &stem).map_err(at)?;
-        let archive = Self { path: path.to_owned(), bytes, zip, stem };
+        let (platform, stem) = find_stem(&zip).map_err(at)?;
+        if platform == Platform::TorchScript {
+            refuse_other_spellings(&zip, &stem).map_err(at)?;
+        }
+        let archive = Self { path: path.to_owned(), bytes, platform, zip, stem };
         for member in archive.zip.members() {
             archive.zip.read(member).map_err(at)?;
         }
         archive.check_format().map_err(at)?;
         Ok(archive)
+    }
+
+    /// What runs it.
+    pub fn platform(&self) -> Platform {
+        self.platform
     }
 
     /// Where it was read from.
@@ -75,6 +83,14 @@ impl Archive {
         self.zip.members().iter().map(move |m| (m.name.get(cut..).unwrap_or(&m.name), m.size))
     }
 
+    /// A file that was saved beside the model, by its name; `None` if there is none.
+    ///
+    /// # Errors
+    /// `InvalidModel` if it is damaged.
+    pub fn extra(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
+        self.member(&format!("extra/{name}"))
+    }
+
     /// Names and sizes of what was saved beside the model (`_extra_files` of `torch.jit.save`).
     pub fn extra_files(&self) -> Vec<(String, u64)> {
         self.members().filter_map(|(n, s)| Some((n.strip_prefix("extra/")?.to_owned(), s))).collect()
@@ -85,10 +101,10 @@ impl Archive {
     /// # Errors
     /// `InvalidContract` if it cannot be read or contradicts itself.
     pub fn contract(&self) -> Result<Option<Contract>> {
-        let Some(json) = self.member("extra/contract.json")? else { return Ok(None) };
+        let Some(json) = self.extra("contract.json")? else { return Ok(None) };
         let contract = contract::read(&json)
             .map_err(|e| Error { message: format!("`{}`: contract.json: {}", self.path.display(), e.message), ..e })?;
-        if self.member(&format!("extra/{}", contract.golden.file))?.is_none() && contract.golden.count > 0 {
+        if self.extra(&contract.golden.file)?.is_none() && contract.golden.count > 0 {
             return Err(Error::invalid_contract(format!(
                 "`{}`: contract.json names the golden examples `{}`, which are not in the archive",
                 self.path.display(),
@@ -106,7 +122,7 @@ impl Archive {
 
     fn check_format(&self) -> Result<()> {
         match self.format()? {
-            Some(version) if version > NEWEST_FORMAT => Err(Error::invalid_model(format!(
+            Some(version) if version > NEWEST_FORMAT && self.platform == Platform::TorchScript => Err(Error::invalid_model(format!(
                 "the archive has format version {version}, written by a newer torch; this host reads up to {NEWEST_FORMAT}"
             ))
             .hint("export it with the torch that this host was built for: `rust-host doctor` names it")),
@@ -156,8 +172,8 @@ fn looks_like_onnx(head: &[u8]) -> bool {
     head.len() > 4 && head[0] == 8 && head[1] < 32 && matches!(head[2], 0x12 | 0x1a | 0x3a | 0x42)
 }
 
-/// The one top folder that torch writes everything into.
-fn find_stem(zip: &Zip) -> Result<String> {
+/// What the archive holds, and the one top folder that torch writes everything into.
+fn find_stem(zip: &Zip) -> Result<(Platform, String)> {
     let names: Vec<&str> = zip.members().iter().map(|m| m.name.as_str()).collect();
     let stem = names.first().and_then(|n| n.split_once('/')).map(|(top, _)| top.to_owned());
     let has = |suffix: &str| names.iter().any(|n| n.split_once('/').is_some_and(|(_, rest)| rest == suffix));
@@ -173,23 +189,25 @@ fn find_stem(zip: &Zip) -> Result<String> {
     if names.contains(&"model.weights.h5") || names.contains(&"config.json") && names.contains(&"metadata.json") {
         return other("it is a Keras file", "export the model from PyTorch");
     }
-    if has("constants.pkl") && has("data.pkl") {
-        let stem = stem.unwrap_or_default();
-        return match names.iter().find(|n| n.split_once('/').is_none_or(|(top, _)| top != stem)) {
+    let in_one_folder = |platform: Platform| {
+        let stem = stem.clone().unwrap_or_default();
+        match names.iter().find(|n| n.split_once('/').is_none_or(|(top, _)| top != stem)) {
             Some(odd) => {
                 Err(Error::invalid_model(format!("the archive is damaged: `{odd}` lies outside its folder `{stem}`")))
             }
-            None => Ok(stem),
-        };
+            None => Ok((platform, stem)),
+        }
+    };
+    if has("constants.pkl") && has("data.pkl") {
+        return in_one_folder(Platform::TorchScript);
     }
-    if names.iter().any(|n| {
-        n.ends_with("archive_format")
-            || n.contains("data/aotinductor/")
-            || n.ends_with("serialized_exported_program.json")
-    }) {
+    if names.iter().any(|n| n.contains("/data/aotinductor/") && n.ends_with(".so")) {
+        return in_one_folder(Platform::Compiled);
+    }
+    if names.iter().any(|n| n.ends_with("archive_format") || n.ends_with("serialized_exported_program.json")) {
         return other(
-            "it is a package of `torch.export` (.pt2)",
-            "export the model as TorchScript: `torch.jit.script(model.eval()).save(\"model.pt\")`",
+            "it is a program of `torch.export` that was not compiled (.pt2)",
+            "compile it with `torch._inductor.aoti_compile_and_package`, or save TorchScript: `torch.jit.script(model.eval()).save(\"model.pt\")`",
         );
     }
     if has("data.pkl") {

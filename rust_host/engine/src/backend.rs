@@ -1,12 +1,12 @@
 //! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
 
-use crate::{Archive, Device, DeviceRequest, Error, Method, Result, Value, machine::LibtorchLocation};
+use crate::{Archive, Device, DeviceRequest, Error, Method, Platform, Result, Value, machine::LibtorchLocation};
 use std::sync::Arc;
 
 /// Runs one kind of file. One object a process; many threads may use it at once.
 pub trait Backend: Send + Sync {
-    /// The contract's `platform` that it runs: `pytorch_torchscript`.
-    fn platform(&self) -> &'static str;
+    /// What it runs.
+    fn platform(&self) -> Platform;
 
     /// Name and version of the library below: `libtorch 2.13.0`.
     fn library(&self) -> String;
@@ -115,11 +115,11 @@ pub trait Program: Send + Sync {
 
 /// Where a door gets its backend from: the binary opens a library at need, the wheel is linked with it.
 pub trait Backends: Sync {
-    /// The backend for TorchScript; the first call may take as long as loading libtorch does.
+    /// The backend for files of that kind; the first call may take as long as loading libtorch does.
     ///
     /// # Errors
     /// `Unavailable` that says what is missing, where it was looked for, and what to do.
-    fn open(&self) -> Result<Arc<dyn Backend>>;
+    fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>>;
 
     /// Where libtorch is, without loading it.
     ///

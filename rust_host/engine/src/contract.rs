@@ -1,6 +1,6 @@
 //! `contract.json` → [`Contract`], with every contradiction found. The format is described in `docs/contract.md`.
 
-use crate::{Datatype, Error, Result};
+use crate::{Argument, Datatype, Error, ErrorKind, Method, Result, Type, Value};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
 
@@ -208,6 +208,17 @@ impl Contract {
         self.outputs.iter().find(|o| o.name == name)
     }
 
+    /// `forward` as the contract describes it, for files whose own text does not.
+    pub fn forward(&self) -> Method {
+        let argument = |input: &Input| Argument {
+            name: input.name.clone(),
+            kind: if input.optional { Type::Optional(Box::new(Type::Tensor)) } else { Type::Tensor },
+            default: input.optional.then(|| "None".to_owned()),
+        };
+        let arguments = self.inputs.iter().map(argument).collect();
+        Method { name: "forward".to_owned(), arguments, returns: self.returns.kind() }
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::invalid_contract(text));
         if self.name.is_empty() {
@@ -323,6 +334,33 @@ impl Returns {
             }
         }
         Ok(())
+    }
+
+    fn kind(&self) -> Type {
+        match self {
+            Self::Name(_) => Type::Tensor,
+            Self::List(items) => Type::Tuple(items.iter().map(Self::kind).collect()),
+            Self::Dict(_) => Type::Dict(Box::new(Type::Str), Box::new(Type::Tensor)),
+        }
+    }
+
+    /// Nests the outputs of a program that returns them flat, in the contract's order.
+    ///
+    /// # Errors
+    /// `Mismatch` if there are fewer outputs than names.
+    pub fn nest(&self, outputs: &mut impl Iterator<Item = Value>) -> Result<Value> {
+        Ok(match self {
+            Self::Name(name) => outputs.next().ok_or_else(|| {
+                Error::new(ErrorKind::Mismatch, format!("the model returned no `{name}`, which its contract names"))
+            })?,
+            Self::List(items) => Value::Tuple(items.iter().map(|item| item.nest(outputs)).collect::<Result<_>>()?),
+            Self::Dict(map) => {
+                let pair = |(key, value): (&String, &serde_json::Value)| {
+                    Ok((Value::Str(key.clone()), Self::from_json(value)?.nest(outputs)?))
+                };
+                Value::Dict(map.iter().map(pair).collect::<Result<_>>()?)
+            }
+        })
     }
 
     /// The tree below one key of a dict.

@@ -90,6 +90,30 @@ impl Datatype {
         }
     }
 
+    /// torch's number of it (`c10::ScalarType`), which the format of its archives fixes.
+    pub const fn torch_code(self) -> i32 {
+        match self {
+            Self::Uint8 => 0,
+            Self::Int8 => 1,
+            Self::Int16 => 2,
+            Self::Int32 => 3,
+            Self::Int64 => 4,
+            Self::Fp16 => 5,
+            Self::Fp32 => 6,
+            Self::Fp64 => 7,
+            Self::Bool => 11,
+            Self::Bf16 => 15,
+            Self::Uint16 => 27,
+            Self::Uint32 => 28,
+            Self::Uint64 => 29,
+        }
+    }
+
+    /// The datatype of that number; `None` for complex and quantised ones.
+    pub fn from_torch_code(code: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|d| d.torch_code() == code)
+    }
+
     /// FP16, BF16, FP32 or FP64.
     pub const fn is_float(self) -> bool {
         matches!(self, Self::Fp16 | Self::Bf16 | Self::Fp32 | Self::Fp64)
@@ -122,6 +146,7 @@ mod tests {
         for d in Datatype::ALL {
             assert_eq!(serde_json::to_string(&d).unwrap(), format!("\"{d}\""));
             assert_eq!(Datatype::parse(d.as_str()).unwrap(), d);
+            assert_eq!(Datatype::from_torch_code(d.torch_code()), Some(d));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a file says about itself, read without libtorch: the answer of `info`.
 
 use crate::{
-    Archive, Contract, Method, Result, Script,
+    Archive, Contract, Method, Package, Platform, Result, Script,
     foreign::{self, Foreign},
     pickle::{Id, Node, Pickle},
 };
@@ -17,7 +17,9 @@ pub struct Description {
     pub file_size: u64,
     /// Version of the archive format.
     pub format: Option<u64>,
-    /// Name of the top module's class: `__torch__.Net`.
+    /// What runs it.
+    pub platform: Platform,
+    /// Name of the top module's class: `__torch__.Net`; for compiled code the machine that it was compiled for.
     pub class: String,
     /// Methods of the top module, `forward` first.
     pub methods: Vec<Method>,
@@ -62,6 +64,36 @@ impl Description {
     /// # Errors
     /// `InvalidModel` if the module cannot be read, `InvalidContract`.
     pub fn read(archive: &Archive) -> Result<Self> {
+        match archive.platform() {
+            Platform::TorchScript => Self::of_script(archive),
+            Platform::Compiled => Self::of_package(archive),
+            Platform::Onnx => Err(crate::Error::internal("ONNX files are not described yet")),
+        }
+    }
+
+    fn of_package(archive: &Archive) -> Result<Self> {
+        let package = Package::read(archive)
+            .map_err(|e| crate::Error { message: format!("`{}`: {}", archive.path().display(), e.message), ..e })?;
+        let contract = archive.contract()?;
+        let built_for = &package.built_for;
+        Ok(Self {
+            file_size: archive.bytes().len() as u64,
+            format: archive.format()?,
+            platform: archive.platform(),
+            class: format!("compiled for {} {} {}", built_for.device, built_for.machine, built_for.isa)
+                .trim()
+                .to_owned(),
+            methods: contract.iter().map(Contract::forward).collect(),
+            contract,
+            tensors: Vec::new(),
+            operators: package.operators,
+            extra_files: archive.extra_files(),
+            state: Vec::new(),
+            foreign: Foreign::default(),
+        })
+    }
+
+    fn of_script(archive: &Archive) -> Result<Self> {
         let script = Script::read(archive)?;
         let shown = archive.path().display();
         let data = archive
@@ -91,6 +123,7 @@ impl Description {
             contract,
             file_size: archive.bytes().len() as u64,
             format: archive.format()?,
+            platform: archive.platform(),
             class,
             methods,
             tensors: order.iter().filter_map(|name| found.remove(name)).collect(),

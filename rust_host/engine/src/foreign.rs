@@ -79,7 +79,7 @@ type Said<T> = std::result::Result<T, String>;
 pub fn read(archive: &Archive, forward: Option<&Method>) -> Foreign {
     let mut found = Foreign::default();
     for (name, reader) in READERS {
-        let Ok(Some(bytes)) = archive.member(&format!("extra/{name}")) else { continue };
+        let Ok(Some(bytes)) = archive.extra(name) else { continue };
         match read_one(&bytes, reader, forward) {
             Ok(provisional) => found.provisional = found.provisional.or(provisional),
             Err(why) => found.notes.push(printable(&format!("`{name}` beside the model is not used: {why}"))),

@@ -50,7 +50,7 @@ pub struct Verdict {
 pub fn read(archive: &Archive, contract: &Contract) -> Result<Vec<Example>> {
     let file = &contract.golden.file;
     let wrong = |text: String| Error::invalid_contract(format!("`{}`: {file}: {text}", archive.path().display()));
-    let bytes = archive.member(&format!("extra/{file}"))?.ok_or_else(|| wrong("it is not in the archive".into()))?;
+    let bytes = archive.extra(file)?.ok_or_else(|| wrong("it is not in the archive".into()))?;
     let tensors =
         safetensors::SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("it cannot be read: {e}")))?;
     let take = |key: String, datatype: Datatype| -> Result<Tensor> {

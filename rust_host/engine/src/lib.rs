@@ -2,8 +2,9 @@
 //!
 //! The flow, one module a step:
 //!
-//! 1. [`archive`] reads a file and checks that it is a whole TorchScript archive ([`zip`]), and [`scan`] that
-//!    it holds nothing but a model ([`pickle`], [`tokens`], [`operators`], [`script`]);
+//! 1. [`archive`] reads a file, says of which [`Platform`] it is, and checks that it is whole ([`zip`]). [`scan`] checks that a
+//!    TorchScript archive holds nothing but a model ([`pickle`], [`tokens`], [`operators`], [`script`]), [`trust`] that the
+//!    owner of this machine wants a compiled [`package`];
 //! 2. [`contract`] says what the model takes and gives, [`description`] what can be known without one;
 //! 3. a [`Backend`] opens the archive's bytes on a [`Device`] and becomes a [`Program`];
 //! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
@@ -38,15 +39,19 @@ mod measure;
 pub mod model;
 pub mod npy;
 pub mod operators;
+pub mod package;
 pub mod pickle;
 pub mod picture;
+mod platform;
 pub mod scan;
 mod scan_code;
 pub mod script;
 mod tensor;
 pub mod tokens;
+pub mod trust;
 mod turns;
 pub mod value;
+pub mod versions;
 pub mod zip;
 
 pub use archive::Archive;
@@ -58,6 +63,8 @@ pub use device::{Device, DeviceRequest};
 pub use error::{Error, ErrorKind, Result};
 pub use measure::{Measurement, measure};
 pub use model::Model;
+pub use package::Package;
+pub use platform::Platform;
 pub use script::Script;
 pub use tensor::{Element, Memory, Tensor, byte_length};
 pub use value::{Argument, Method, Type, Value};

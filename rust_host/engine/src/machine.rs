@@ -53,7 +53,7 @@ impl LibtorchLocation {
 }
 
 /// `2.13.0+cu130` → `2.13.0`
-fn plain_version(version: &str) -> &str {
+pub fn plain_version(version: &str) -> &str {
     version.split('+').next().unwrap_or(version)
 }
 

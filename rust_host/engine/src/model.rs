@@ -2,12 +2,12 @@
 //! comes out.
 
 use crate::{
-    Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Program, Result, Speed, Tensor, Tolerance, Type,
-    Value,
+    Archive, Backend, Contract, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tensor,
+    Tolerance, Type, Value,
     contract::{Dim, Input, Returns},
     error::ErrorKind,
     operators::Policy,
-    scan,
+    scan, trust,
     turns::Turns,
     value,
 };
@@ -24,10 +24,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a file on a device, after the gate ([`scan`]) has let it through.
+    /// Opens a file on a device, after the gate ([`scan`], [`trust`]) has let it through.
     ///
     /// # Errors
-    /// What [`Archive::open`], [`scan::scan`], [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the
+    /// What [`Archive::open`], [`scan::scan`], [`trust::check`], [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the
     /// contract names other arguments than `forward` has.
     pub fn open(path: &std::path::Path, backend: &dyn Backend, device: DeviceRequest) -> Result<Self> {
         Self::from_archive(Archive::open(path)?, backend, device, &Policy::default())
@@ -46,19 +46,28 @@ impl Model {
         let shown = archive.path().display().to_string();
         let contract = archive.contract()?;
         if let Some(c) = &contract
-            && c.platform != backend.platform()
+            && c.platform != archive.platform().as_str()
         {
             return Err(Error::invalid_contract(format!(
                 "`{shown}`: contract.json: `platform` is `{}`, this file can only be `{}`",
                 c.platform,
-                backend.platform()
+                archive.platform()
             )));
         }
-        scan::scan(&archive, policy)?;
+        if backend.platform() != archive.platform() {
+            let noun = archive.platform().noun();
+            return Err(Error::internal(format!("`{shown}` is a {noun}, opened with the backend of another kind")));
+        }
+        trust::check(&archive, policy)?;
+        if archive.platform() == Platform::TorchScript {
+            scan::scan(&archive, policy)?;
+        }
         let device = backend.device(device)?;
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
         let program: Arc<dyn Program> = backend.open(&archive, device).map_err(at)?.into();
-        scan::check_operators(program.operators().iter().map(String::as_str), policy).map_err(at)?;
+        if archive.platform() == Platform::TorchScript {
+            scan::check_operators(program.operators().iter().map(String::as_str), policy).map_err(at)?;
+        }
         let method = program.methods().iter().position(|m| m.name == "forward");
         let method = match (method, program.methods().first()) {
             (Some(i), _) => i,

@@ -6,11 +6,13 @@ use std::{
     sync::LazyLock,
 };
 
-/// Operators that the owner of a machine allows beyond the rules here.
+/// What the owner of a machine allows beyond the rules here.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
-    /// Full names: `aten::from_file`.
+    /// Full names of operators: `aten::from_file`.
     pub allowed: BTreeSet<String>,
+    /// SHA-256 of packages whose native code may be opened; see [`crate::trust`].
+    pub trusted: Vec<String>,
 }
 
 const FILES: &str = "reads or writes files";

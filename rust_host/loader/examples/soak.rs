@@ -5,7 +5,7 @@
 //! Prints `count bytes` a hundred times or more: what was done by then, and the resident memory.
 #![expect(clippy::print_stdout, reason = "its output")]
 
-use rust_host_engine::{Archive, DeviceRequest, Error, Model, Result, Tensor, Value, operators::Policy};
+use rust_host_engine::{Archive, Backends, DeviceRequest, Error, Model, Platform, Result, Tensor, Value, operators::Policy};
 use std::{
     fs,
     ops::RangeInclusive,
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let count: usize = count.parse().map_err(|_| usage())?;
     let limit = Duration::from_secs_f64(seconds.parse().map_err(|_| usage())?);
     let shapes = shapes.iter().map(|s| shape(s).ok_or_else(usage)).collect::<Result<Vec<_>>>()?;
-    let backend = rust_host_loader::open()?;
+    let backend = rust_host_loader::Loader.open(Platform::TorchScript)?;
     backend.set_threads(1);
     let load = || {
         let archive = Archive::open(&PathBuf::from(file))?;

@@ -1,4 +1,5 @@
-//! Opens the torch backend when a model needs it: `librust_host_torch.so`, beside the running program or in `../lib`.
+//! Opens the backend that a model needs: for TorchScript `librust_host_torch.so`, beside the running program or in `../lib`;
+//! for compiled packages the libtorch that this library would open.
 //!
 //! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
@@ -13,11 +14,11 @@ mod environment;
 mod heap;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
-use rust_host_engine::{BUILD, Backend, Backends, Error, Result, machine, machine::LibtorchLocation};
+use rust_host_engine::{BUILD, Backend, Backends, Error, Platform, Result, machine, machine::LibtorchLocation};
 use std::{
     env,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Once, OnceLock},
 };
 
 const BACKEND: &str = "librust_host_torch.so";
@@ -28,8 +29,16 @@ const LIBTORCH: &str = "libtorch_cpu.so";
 pub struct Loader;
 
 impl Backends for Loader {
-    fn open(&self) -> Result<Arc<dyn Backend>> {
-        open()
+    fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
+        let library = find_backend()?;
+        let libtorch = look_for_libtorch(&library);
+        libtorch.check()?;
+        prepare();
+        match platform {
+            Platform::TorchScript => open_library(&library),
+            Platform::Compiled => rust_host_compiled::backend(libtorch.path.as_deref().unwrap_or(Path::new(LIBTORCH))),
+            Platform::Onnx => Err(Error::unavailable("this program is built without ONNX Runtime")),
+        }
     }
 
     fn locate(&self) -> Result<LibtorchLocation> {
@@ -41,14 +50,14 @@ impl Backends for Loader {
     }
 }
 
-/// The backend; loads libtorch at the first call.
-///
-/// # Errors
-/// `Unavailable` if the backend or libtorch is missing, of another version or build, or cannot be loaded.
-pub fn open() -> Result<Arc<dyn Backend>> {
-    let library = find_backend()?;
-    look_for_libtorch(&library).check()?;
-    open_library(&library)
+/// Before libtorch is loaded.
+fn prepare() {
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        environment::bound_caches();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        heap::prepare();
+    });
 }
 
 /// Where libtorch is, without loading anything.
@@ -98,9 +107,6 @@ fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
     let library = match OPENED.get() {
         Some(library) => library,
         None => {
-            environment::bound_caches();
-            #[cfg(all(target_os = "linux", target_env = "gnu"))]
-            heap::prepare();
             // SAFETY: the library is our own, built with this program; its initialisers are those of libtorch and of the
             // shim, which may run on any thread and are run once.
             let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(path, &e))?;

@@ -1,15 +1,24 @@
-//! The command `rust-host` of the wheel: the cli crate in this process, with the backend that is linked here.
+//! The command `rust-host` of the wheel: the cli crate in this process, with the backends that are linked here.
 
 use pyo3::prelude::*;
-use rust_host_engine::{Backend, Backends, Result, machine};
+use rust_host_engine::{Backend, Backends, Error, Platform, Result, machine};
 use std::{ffi::OsString, fs, path::PathBuf, sync::Arc};
 
 /// libtorch was loaded with this module.
-struct Linked;
+pub(crate) struct Linked;
 
 impl Backends for Linked {
-    fn open(&self) -> Result<Arc<dyn Backend>> {
-        rust_host_torch::backend()
+    fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
+        match platform {
+            Platform::TorchScript => rust_host_torch::backend(),
+            Platform::Compiled => {
+                let libtorch = self.locate()?.path;
+                rust_host_compiled::backend(
+                    &libtorch.ok_or_else(|| Error::internal("libtorch is not in this process"))?,
+                )
+            }
+            Platform::Onnx => Err(Error::unavailable("this wheel is built without ONNX Runtime")),
+        }
     }
 
     fn locate(&self) -> Result<machine::LibtorchLocation> {

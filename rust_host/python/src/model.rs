@@ -2,6 +2,7 @@
 //! pass runs without the GIL.
 
 use crate::{
+    command::Linked,
     error::{guarded, invalid_input, to_py},
     map::{self, Mapped},
     signal,
@@ -13,10 +14,12 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
-use rust_host_engine::{Archive, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy};
+use rust_host_engine::{
+    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, operators::Policy, versions,
+};
 use std::path::PathBuf;
 
-/// A TorchScript file, ready to run: `Model(path, device="auto", *, method=None, to="numpy", allow_operators=())`.
+/// A model file, ready to run: `Model(path, device="auto", *, method=None, to="numpy", optimise=True, …)`.
 ///
 /// Args:
 ///     path: the file, with or without a contract.
@@ -29,6 +32,7 @@ use std::path::PathBuf;
 ///         False the numbers are libtorch's own to the last bit, and layers take half the memory.
 ///     allow_operators: operators that the file may use although they are refused by default, such as
 ///         "aten::from_file"; only for a file that you trust.
+///     trust: SHA-256 of compiled packages whose native code may be opened, beside those in `trusted.toml`.
 ///
 /// One model may be called from many threads at once; the GIL is released meanwhile. A model that keeps state between calls
 /// (`stateful`) belongs to the thread that calls it first: `session()` gives every other caller a state of its own.
@@ -53,8 +57,8 @@ impl Drop for Model {
 impl Model {
     #[new]
     #[pyo3(
-        signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new()),
-        text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=())"
+        signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new(), trust = Vec::new()),
+        text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=(), trust=())"
     )]
     fn new(
         py: Python<'_>,
@@ -64,16 +68,18 @@ impl Model {
         to: &str,
         optimise: bool,
         allow_operators: Vec<String>,
+        trust: Vec<String>,
     ) -> PyResult<Self> {
         guarded(py, || {
             py.import(intern!(py, "numpy"))?; // its absence is said here, not in the middle of a call
             let library = Library::parse(py, to)?;
             let device = device.map_or_else(|| Ok(PyString::new(py, "auto")), PyAnyMethods::str)?;
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
-            let policy = Policy { allowed: allow_operators.into_iter().collect() };
+            let policy = Policy { allowed: allow_operators.into_iter().collect(), trusted: trust };
             let open = || {
-                let model =
-                    Engine::from_archive(Archive::open(&path)?, &*rust_host_torch::backend()?, device, &policy)?;
+                let archive = Archive::open(&versions::file(&path, None)?)?;
+                let backend = Linked.open(archive.platform())?;
+                let model = Engine::from_archive(archive, &*backend, device, &policy)?;
                 let model = match &method {
                     Some(name) => model.calling(name)?,
                     None => model,
@@ -174,7 +180,7 @@ impl Model {
             return Ok(None);
         }
         // The file's own text, so that keys which this version does not know are there too.
-        let json = engine.archive().member("extra/contract.json").map_err(|e| to_py(py, &e))?;
+        let json = engine.archive().extra("contract.json").map_err(|e| to_py(py, &e))?;
         json.map(|bytes| py.import("json")?.call_method1("loads", (bytes.as_ref(),))).transpose()
     }
 

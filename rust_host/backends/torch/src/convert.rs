@@ -9,31 +9,6 @@ use std::{
     sync::Arc,
 };
 
-/// `c10::ScalarType`, which the binary format of every archive fixes.
-const SCALAR_TYPES: [(i32, Datatype); 13] = [
-    (0, Datatype::Uint8),
-    (1, Datatype::Int8),
-    (2, Datatype::Int16),
-    (3, Datatype::Int32),
-    (4, Datatype::Int64),
-    (5, Datatype::Fp16),
-    (6, Datatype::Fp32),
-    (7, Datatype::Fp64),
-    (11, Datatype::Bool),
-    (15, Datatype::Bf16),
-    (27, Datatype::Uint16),
-    (28, Datatype::Uint32),
-    (29, Datatype::Uint64),
-];
-
-fn scalar_type(datatype: Datatype) -> i32 {
-    SCALAR_TYPES.iter().find(|(_, d)| *d == datatype).map_or(-1, |(c, _)| *c)
-}
-
-fn datatype(scalar_type: i32) -> Option<Datatype> {
-    SCALAR_TYPES.iter().find(|(c, _)| *c == scalar_type).map(|(_, d)| *d)
-}
-
 /// Arguments in C form. What the raw values point to lives as long as this and must not move, hence the boxes.
 pub(crate) struct Arguments {
     values: Vec<RawValue>,
@@ -134,7 +109,7 @@ impl Arguments {
             sizes: sizes.as_ptr(),
             strides: sizes[dim..].as_ptr(),
             dim: dim as i64,
-            dtype: scalar_type(tensor.datatype()),
+            dtype: tensor.datatype().torch_code(),
             writable: 0,
             span: 0,
             handle: ptr::null_mut(),
@@ -231,7 +206,7 @@ fn take_tensor(raw: &mut RawTensor) -> Result<Tensor> {
     let handle = std::mem::replace(&mut raw.handle, ptr::null_mut());
     // SAFETY: the shim put a fresh at::Tensor there, which is taken over once.
     let tensor = unsafe { tch::Tensor::from_ptr(handle.cast()) };
-    let Some(datatype) = datatype(raw.dtype) else {
+    let Some(datatype) = Datatype::from_torch_code(raw.dtype) else {
         return Err(Error::failed(format!("an output has the type {}, which no datatype stands for", raw.dtype)));
     };
     // An empty tensor has no memory.

@@ -14,7 +14,7 @@ mod ffi;
 mod shim;
 
 use rust_host_engine::{
-    Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Program, Result, Speed, Tolerance, Value,
+    Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance, Value,
 };
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -55,8 +55,8 @@ pub fn rust_host_torch_backend() -> Result<Arc<dyn Backend>> {
 struct Torch;
 
 impl Backend for Torch {
-    fn platform(&self) -> &'static str {
-        "pytorch_torchscript"
+    fn platform(&self) -> Platform {
+        Platform::TorchScript
     }
 
     fn library(&self) -> String {

@@ -77,7 +77,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), None)?),
         _ => None,
     };
-    let backend = backends.open()?;
+    let backend = backends.open(archive.platform())?;
     let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
     set_threads(backend.as_ref(), settings.threads);

@@ -111,7 +111,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
         None => None,
     };
-    let backend = backends.open()?;
+    let backend = backends.open(archive.platform())?;
     // Read already, unless the file does not say what it takes.
     let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;

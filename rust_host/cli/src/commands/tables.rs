@@ -111,7 +111,7 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     }
     // 400 JPEGs of 640 x 480 took 2.6 s of processor time with threads that spin and 1.5 s with threads that sleep.
     backends.let_waiting_threads_sleep();
-    let backend = backends.open()?;
+    let backend = backends.open(archive.platform())?;
     // Counted here: in the sandbox the container's limit cannot be read.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let has_contract = archive.contract()?.is_some();

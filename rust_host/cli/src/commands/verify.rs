@@ -39,7 +39,7 @@ pub(crate) fn verify(
             .hint("`py-authoring export` writes one")
     })?;
     golden::read(&archive, &contract)?;
-    let backend = backends.open()?;
+    let backend = backends.open(archive.platform())?;
     worker::enter(confinement, backend.as_ref(), device, true, &[])?;
     set_threads(backend.as_ref(), None);
     let model = Model::from_archive(archive, backend.as_ref(), device, policy)?.optimised()?;

@@ -6,7 +6,7 @@ use insta::assert_snapshot;
 #[test]
 fn help_names_every_command_and_an_example() {
     assert_snapshot!(host(&["--help"]).answer(), @r"
-    Runs, verifies and measures TorchScript models without Python
+    Runs, verifies and measures PyTorch models without Python
 
     Usage: rust-host <COMMAND>
 

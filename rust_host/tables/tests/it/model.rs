@@ -1,7 +1,8 @@
 //! A program that computes in Rust what the file's own would, and a folder to read and write in.
 
 use rust_host_engine::{
-    Archive, Backend, Description, Device, DeviceRequest, Error, Method, Model, Program, Result, Tensor, Value,
+    Archive, Backend, Description, Device, DeviceRequest, Error, Method, Model, Platform, Program, Result, Tensor,
+    Value,
 };
 use rust_host_tables::{Settings, Source, Summary, run};
 use std::{
@@ -20,8 +21,8 @@ struct FakeProgram {
 }
 
 impl Backend for Fake {
-    fn platform(&self) -> &'static str {
-        "pytorch_torchscript"
+    fn platform(&self) -> Platform {
+        Platform::TorchScript
     }
     fn library(&self) -> String {
         "a test".to_owned()

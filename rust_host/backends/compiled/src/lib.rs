@@ -1,0 +1,116 @@
+//! Packages of native code that torch's Inductor compiled ahead of time (`model.pt2`), on the processor.
+//!
+//! The package's library is opened from memory ([`library`]) and driven through its C interface; libtorch, which is opened
+//! before and stays, answers what the code calls ([`torch`]). Tensors cross in both directions without a copy ([`program`]).
+//!
+//! In: the archive's bytes, which the engine has checked to be trusted. What the code was compiled for is compared with this
+//! machine, and its torch with the libtorch at hand, before anything of it is opened. The code checks no shapes itself: the
+//! contract does, and so a package without one is not run.
+#![expect(
+    unsafe_code,
+    reason = "dlopen and the C interfaces of libtorch and of the package: torch.rs, library.rs and program.rs"
+)]
+
+mod library;
+mod program;
+mod torch;
+
+use rust_host_engine::{
+    Archive, Backend, Device, DeviceRequest, Error, Package, Platform, Program, Result,
+    machine::{LIBTORCH_VERSION, plain_version},
+};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use torch::Torch;
+
+/// The backend of this process; opens libtorch for everything that is opened after it.
+///
+/// # Errors
+/// `Unavailable` if `libtorch` (the path of `libtorch_cpu.so`) cannot be opened or lacks a function.
+pub fn backend(libtorch: &Path) -> Result<Arc<dyn Backend>> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Arc::new(Compiled { torch: torch::open(libtorch)?, threads: Arc::new(AtomicUsize::new(threads)) }))
+}
+
+struct Compiled {
+    torch: &'static Torch,
+    threads: Arc<AtomicUsize>,
+}
+
+impl Backend for Compiled {
+    fn platform(&self) -> Platform {
+        Platform::Compiled
+    }
+
+    fn library(&self) -> String {
+        format!("compiled code, libtorch {LIBTORCH_VERSION}")
+    }
+
+    fn device(&self, request: DeviceRequest) -> Result<Device> {
+        match request {
+            DeviceRequest::Auto | DeviceRequest::Only(Device::Cpu) => Ok(Device::Cpu),
+            DeviceRequest::Only(other) => {
+                Err(Error::unavailable(format!("compiled packages run on the processor here, not on {other}"))
+                    .hint("`--device cpu`, or the model's `model.pt`"))
+            }
+        }
+    }
+
+    fn open(&self, archive: &Archive, _: Device) -> Result<Box<dyn Program>> {
+        let package = Package::read(archive)?;
+        package.built_for.check()?;
+        let contract = archive.contract()?.ok_or_else(|| {
+            Error::invalid_contract("it has no contract, and compiled code does not check what it is given")
+                .hint("`py-authoring export --method compiled` writes one")
+        })?;
+        check_torch(contract.provenance.get("torch_version").and_then(|v| v.as_str()))?;
+        self.torch.check(&package.operators)?;
+        Ok(Box::new(program::Compiled::open(&package.code, &contract, self.torch, package.operators, &self.threads)?))
+    }
+
+    fn set_threads(&self, count: usize) {
+        self.threads.store(count.max(1), Ordering::Relaxed);
+    }
+
+    fn threads(&self) -> usize {
+        self.threads.load(Ordering::Relaxed)
+    }
+}
+
+/// The functions that a package calls in libtorch are not the same in every version.
+fn check_torch(built_with: Option<&str>) -> Result<()> {
+    match built_with {
+        Some(version) if plain_version(version) == LIBTORCH_VERSION => Ok(()),
+        other => Err(Error::unavailable(format!(
+            "it was compiled with {}, and this host is built for libtorch {LIBTORCH_VERSION}",
+            other.map_or("an unknown torch".to_owned(), |version| format!("torch {version}"))
+        ))
+        .hint("compile it with that torch: `py-authoring export --method compiled`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_torch_is_named() {
+        assert!(check_torch(Some(LIBTORCH_VERSION)).is_ok());
+        assert!(check_torch(Some(&format!("{LIBTORCH_VERSION}+cpu"))).is_ok());
+        for (version, named) in [(Some("2.1.0"), "torch 2.1.0"), (None, "unknown torch"), (Some(""), "torch ")] {
+            let e = check_torch(version).unwrap_err();
+            assert!(e.message.contains(named), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_libtorch_that_is_none_is_a_sentence() {
+        let e = backend(Path::new("/nowhere/libtorch_cpu.so")).err().unwrap();
+        assert!(e.message.contains("/nowhere/libtorch_cpu.so") && e.message.lines().count() == 1, "{e}");
+    }
+}

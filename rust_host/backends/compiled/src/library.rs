@@ -1,0 +1,158 @@
+//! A package's library, opened from memory: nothing is unpacked into a temporary folder that a killed process would leave.
+
+use crate::torch::RawTensor;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use rust_host_engine::{Error, Result};
+use rustix::fs::MemfdFlags;
+use std::{
+    ffi::{CStr, c_char, c_void},
+    fs::File,
+    io::Write,
+    os::fd::AsRawFd,
+    path::PathBuf,
+    ptr,
+};
+
+/// `AOTInductorModelContainerOpaque`: the model, in as many instances as calls may run at once.
+#[repr(C)]
+pub(crate) struct RawContainer {
+    _opaque: [u8; 0],
+}
+
+type Container = *mut RawContainer;
+type Run = unsafe extern "C" fn(
+    Container,
+    *mut *mut RawTensor,
+    usize,
+    *mut *mut RawTensor,
+    usize,
+    *mut c_void,
+    *mut c_void,
+) -> i32;
+
+/// The package's C interface (`torch/csrc/inductor/aoti_runtime/interface.h`) and its container.
+pub(crate) struct Model {
+    container: Container,
+    run: Run,
+    delete: unsafe extern "C" fn(Container) -> i32,
+    last_error: Option<unsafe extern "C" fn(*mut *const c_char) -> i32>,
+    /// Last: the code lies in it. Declared after everything that points into it.
+    _library: Library,
+}
+
+// SAFETY: the container hands each call an instance of its own under a lock.
+unsafe impl Send for Model {}
+// SAFETY: as above.
+unsafe impl Sync for Model {}
+
+impl Model {
+    /// Opens the code and makes `instances` of its model.
+    ///
+    /// # Errors
+    /// `InvalidModel` if it is no library, lacks a function or does not start; `Unavailable` if there is no memory for it.
+    pub(crate) fn open(code: &[u8], instances: usize, inputs: usize, outputs: usize) -> Result<Self> {
+        let library = open_from_memory(code)?;
+        macro_rules! function {
+            ($name:literal) => {
+                // SAFETY: the functions have these types in the interface of the torch that compiled the package, which was
+                // compared with the one that this host is built for.
+                *unsafe { library.get(concat!($name, "\0").as_bytes()) }
+                    .map_err(|_| Error::invalid_model(concat!("its compiled code has no `", $name, "`")))?
+            };
+        }
+        let create: unsafe extern "C" fn(*mut Container, usize, *const c_char, *const c_char) -> i32 =
+            function!("AOTInductorModelContainerCreateWithDevice");
+        let count_inputs: unsafe extern "C" fn(Container, *mut usize) -> i32 =
+            function!("AOTInductorModelContainerGetNumInputs");
+        let count_outputs: unsafe extern "C" fn(Container, *mut usize) -> i32 =
+            function!("AOTInductorModelContainerGetNumOutputs");
+        let run: Run = function!("AOTInductorModelContainerRun");
+        let delete: unsafe extern "C" fn(Container) -> i32 = function!("AOTInductorModelContainerDelete");
+        // SAFETY: as above; older packages do not have it.
+        let last_error = unsafe { library.get(b"AOTInductorGetLastError\0") }.ok().map(|symbol| *symbol);
+        let mut container = ptr::null_mut();
+        // SAFETY: the place takes the container; the texts end with a zero.
+        let failed = unsafe { create(&raw mut container, instances, c"cpu".as_ptr(), ptr::null()) };
+        if failed != 0 || container.is_null() {
+            let why = reason(last_error).unwrap_or_else(|| "it gives no reason".to_owned());
+            return Err(Error::invalid_model(format!("its compiled code does not start: {why}")));
+        }
+        let model = Self { container, run, delete, last_error, _library: library };
+        let (mut takes, mut gives) = (0, 0);
+        // SAFETY: the container lives; the places take the numbers.
+        let failed = unsafe { count_inputs(container, &raw mut takes) | count_outputs(container, &raw mut gives) };
+        if failed != 0 || (takes, gives) != (inputs, outputs) {
+            return Err(Error::invalid_contract(format!(
+                "the contract names {inputs} inputs and {outputs} outputs, the compiled code has {takes} and {gives}"
+            )));
+        }
+        Ok(model)
+    }
+
+    /// Runs it. Takes over the inputs' handles and fills `outputs` with handles that the caller owns.
+    ///
+    /// # Errors
+    /// `Failed` with what the code says.
+    pub(crate) fn run(&self, inputs: &mut [*mut RawTensor], outputs: &mut [*mut RawTensor]) -> Result<()> {
+        // SAFETY: both arrays are as long as the code's own counts, which `open` compared; handles are valid tensors of the
+        // datatypes and ranks that the contract names, which the engine has checked.
+        let failed = unsafe {
+            (self.run)(
+                self.container,
+                inputs.as_mut_ptr(),
+                inputs.len(),
+                outputs.as_mut_ptr(),
+                outputs.len(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        };
+        match failed {
+            0 => Ok(()),
+            _ => Err(Error::failed(match reason(self.last_error) {
+                Some(why) => format!("the compiled code failed: {why}"),
+                None => "the compiled code failed and gives no reason".to_owned(),
+            })),
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // SAFETY: the container is ours alone, and no call runs: each borrows the model.
+        unsafe { (self.delete)(self.container) };
+    }
+}
+
+/// What the code says went wrong on this thread, in one line.
+fn reason(last_error: Option<unsafe extern "C" fn(*mut *const c_char) -> i32>) -> Option<String> {
+    let mut text = ptr::null();
+    // SAFETY: the place takes a pointer to a text of the library's that is valid until this thread's next error.
+    let failed = unsafe { last_error?(&raw mut text) };
+    if failed != 0 || text.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    Some(line.chars().take(400).collect())
+}
+
+fn open_from_memory(code: &[u8]) -> Result<Library> {
+    let no_memory = |e: std::io::Error| {
+        Error::unavailable(format!("{} bytes of compiled code cannot be put into memory: {e}", code.len()))
+    };
+    let memory = rustix::fs::memfd_create("model.pt2", MemfdFlags::CLOEXEC).map_err(|e| no_memory(e.into()))?;
+    let mut file = File::from(memory);
+    file.write_all(code).map_err(no_memory)?;
+    // The loader tells libraries apart by device and inode, so each opening is one of its own.
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    // SAFETY: the owner of this machine trusts the code (`rust_host_engine::trust`), and it was compiled for this processor.
+    unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| {
+        use std::error::Error as _;
+        let text = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+        let text = text.replace(&*path.to_string_lossy(), "model.pt2");
+        let first = text.lines().next().unwrap_or_default().trim_start_matches("model.pt2: ").to_owned();
+        Error::invalid_model(format!("its compiled code cannot be loaded: {first}"))
+    })
+}

@@ -1,0 +1,191 @@
+//! A loaded package as the engine's [`Program`].
+
+use crate::{
+    library::Model,
+    torch::{Owned, Torch, row_major_strides},
+};
+use rust_host_engine::{
+    Contract, Datatype, Device, Error, Memory, Method, Program, Result, Tensor, Value, contract::Returns,
+};
+use std::{
+    cell::Cell,
+    ops::Range,
+    ptr::{self, NonNull},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+thread_local! {
+    /// The number of threads that parallel code of this thread uses, as it was set last; 0: never.
+    static THREADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Calls beyond this number wait for another to end. An instance is small: the weights are shared.
+const MOST_INSTANCES: usize = 16;
+
+pub(crate) struct Compiled {
+    model: Model,
+    torch: &'static Torch,
+    methods: [Method; 1],
+    operators: Vec<String>,
+    datatypes: Vec<Datatype>,
+    returns: Returns,
+    outputs: usize,
+    threads: Arc<AtomicUsize>,
+}
+
+impl Compiled {
+    /// # Errors
+    /// As [`Model::open`]; `InvalidContract` for inputs that may be left out.
+    pub(crate) fn open(
+        code: &[u8],
+        contract: &Contract,
+        torch: &'static Torch,
+        operators: Vec<String>,
+        threads: &Arc<AtomicUsize>,
+    ) -> Result<Self> {
+        if let Some(input) = contract.inputs.iter().find(|input| input.optional) {
+            return Err(Error::invalid_contract(format!(
+                "the contract says that `{}` may be left out, which compiled code cannot",
+                input.name
+            )));
+        }
+        let instances = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_INSTANCES);
+        Ok(Self {
+            model: Model::open(code, instances, contract.inputs.len(), contract.outputs.len())?,
+            torch,
+            methods: [contract.forward()],
+            operators,
+            datatypes: contract.inputs.iter().map(|input| input.datatype).collect(),
+            returns: contract.returns.clone(),
+            outputs: contract.outputs.len(),
+            threads: threads.clone(),
+        })
+    }
+
+    /// A result in the engine's form. What lies in an input's memory, or in that of a result before it, is copied: a result
+    /// is the caller's alone.
+    fn take(&self, tensor: Owned<'static>, taken: &mut Vec<Range<usize>>) -> Result<Tensor> {
+        let about = self.torch.describe(&tensor)?;
+        let datatype = Datatype::from_torch_code(about.dtype).ok_or_else(|| {
+            Error::failed(format!("an output has the type {}, which no datatype stands for", about.dtype))
+        })?;
+        let span = match about.shape.contains(&0) {
+            true => 0,
+            false => {
+                let reach: i64 = about.shape.iter().zip(&about.strides).map(|(n, stride)| (n - 1) * stride).sum();
+                (usize::try_from(reach).unwrap_or_default() + 1) * datatype.size()
+            }
+        };
+        let first = about.data as usize;
+        let range = first..first + span;
+        let shares = taken.iter().any(|other| other.start < range.end && range.start < other.end);
+        let data = NonNull::new(about.data).unwrap_or(NonNull::dangling());
+        let tensor = Tensor::strided(
+            datatype,
+            about.shape,
+            about.strides,
+            0,
+            Arc::new(Output { _tensor: tensor, data, span, shares }),
+        )?;
+        if shares {
+            let copy = tensor.to_contiguous();
+            let bytes = copy.contiguous_bytes().unwrap_or_default().to_vec();
+            return Tensor::new(datatype, copy.shape().to_vec(), Arc::new(bytes));
+        }
+        taken.push(range);
+        Ok(tensor)
+    }
+}
+
+/// Memory of a result, which libtorch owns.
+struct Output {
+    _tensor: Owned<'static>,
+    data: NonNull<u8>,
+    span: usize,
+    shares: bool,
+}
+
+// SAFETY: the tensor is only dropped, which libtorch allows on any thread; the bytes are read only.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Memory for Output {
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `span` was computed from sizes and strides of the tensor, which lives as long as self.
+        unsafe { std::slice::from_raw_parts(self.data.as_ptr(), self.span) }
+    }
+
+    fn writable(&self) -> Option<NonNull<u8>> {
+        (!self.shares).then_some(self.data)
+    }
+}
+
+impl Program for Compiled {
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn methods(&self) -> &[Method] {
+        &self.methods
+    }
+
+    fn operators(&self) -> &[String] {
+        &self.operators
+    }
+
+    fn run(&self, _: usize, arguments: &[Option<Value>]) -> Result<Value> {
+        let threads = self.threads.load(Ordering::Relaxed);
+        if THREADS.replace(threads) != threads {
+            self.torch.prepare_thread(threads);
+        }
+        let mut kept = Vec::with_capacity(arguments.len());
+        for (argument, &datatype) in arguments.iter().zip(&self.datatypes) {
+            match argument {
+                Some(Value::Tensor(tensor)) if tensor.datatype() == datatype => kept.push(row_major(tensor)?),
+                other => {
+                    let got = other.as_ref().map_or("nothing", Value::kind);
+                    return Err(Error::invalid_input(format!("an input is {got}, expected a tensor of {datatype}")));
+                }
+            }
+        }
+        let borrowed = kept.iter().map(|tensor| self.torch.borrow(tensor)).collect::<Result<Vec<_>>>()?;
+        let mut inputs: Vec<_> = borrowed.into_iter().map(Owned::into_raw).collect();
+        let mut outputs = vec![ptr::null_mut(); self.outputs];
+        self.model.run(&mut inputs, &mut outputs)?;
+        let given = kept.iter().filter_map(Tensor::contiguous_bytes).map(<[u8]>::as_ptr_range);
+        let mut taken: Vec<Range<usize>> = given.map(|r| r.start as usize..r.end as usize).collect();
+        // All are taken over before one can fail.
+        let owned: Vec<_> = outputs.into_iter().map(|handle| Owned::from_raw(self.torch, handle)).collect();
+        let mut results = Vec::with_capacity(owned.len());
+        for tensor in owned {
+            let tensor = tensor.ok_or_else(|| Error::failed("the compiled code returned nothing for an output"))?;
+            results.push(Value::Tensor(self.take(tensor, &mut taken)?));
+        }
+        self.returns.nest(&mut results.into_iter())
+    }
+}
+
+/// The code takes its inputs for row-major, whole and aligned, and checks none of it.
+fn row_major(tensor: &Tensor) -> Result<Tensor> {
+    let whole = tensor.to_contiguous();
+    let aligned = whole.contiguous_bytes().is_none_or(|bytes| bytes.as_ptr().addr() % whole.datatype().size() == 0);
+    match aligned {
+        true => Ok(whole),
+        false => {
+            let bytes = whole.contiguous_bytes().unwrap_or_default();
+            // A vector of 64-bit numbers is aligned for every datatype.
+            let mut words = vec![0u64; bytes.len().div_ceil(8)];
+            for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
+                let mut eight = [0; 8];
+                eight.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+                *word = u64::from_ne_bytes(eight);
+            }
+            let memory = Tensor::from_elements(vec![words.len() as i64], words)?.memory().clone();
+            Tensor::strided(whole.datatype(), whole.shape().to_vec(), row_major_strides(whole.shape()), 0, memory)
+        }
+    }
+}

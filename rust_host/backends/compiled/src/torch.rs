@@ -1,0 +1,225 @@
+//! libtorch's C interface for compiled code (`torch/csrc/inductor/aoti_torch/c/shim.h`), looked up once.
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+use rust_host_engine::{Error, Result, Tensor};
+use std::{
+    ffi::{c_int, c_void},
+    path::Path,
+    ptr,
+    sync::OnceLock,
+};
+
+/// An `at::Tensor` behind the C interface.
+#[repr(C)]
+pub(crate) struct RawTensor {
+    _opaque: [u8; 0],
+}
+
+type Handle = *mut RawTensor;
+
+/// The functions of libtorch that this host itself calls.
+pub(crate) struct Torch {
+    library: Library,
+    create_tensor_from_blob: unsafe extern "C" fn(
+        *mut c_void,
+        i64,
+        *const i64,
+        *const i64,
+        i64,
+        i32,
+        i32,
+        i32,
+        *mut Handle,
+        i32,
+        *const u8,
+        i64,
+    ) -> i32,
+    delete_tensor: unsafe extern "C" fn(Handle) -> i32,
+    get_data_ptr: unsafe extern "C" fn(Handle, *mut *mut c_void) -> i32,
+    get_dim: unsafe extern "C" fn(Handle, *mut i64) -> i32,
+    get_sizes: unsafe extern "C" fn(Handle, *mut *mut i64) -> i32,
+    get_strides: unsafe extern "C" fn(Handle, *mut *mut i64) -> i32,
+    get_dtype: unsafe extern "C" fn(Handle, *mut i32) -> i32,
+    get_device_type: unsafe extern "C" fn(Handle, *mut i32) -> i32,
+    set_grad_enabled: unsafe extern "C" fn(bool),
+    set_openmp_threads: unsafe extern "C" fn(c_int),
+    strided: i32,
+}
+
+/// `c10::DeviceType::CPU`
+const CPU: i32 = 0;
+
+/// libtorch of that path, its functions visible to every library that is opened later. It is never closed.
+///
+/// # Errors
+/// `Unavailable` if it cannot be opened or lacks a function.
+pub(crate) fn open(path: &Path) -> Result<&'static Torch> {
+    static OPENED: OnceLock<std::result::Result<Torch, String>> = OnceLock::new();
+    OPENED
+        .get_or_init(|| Torch::open(path))
+        .as_ref()
+        .map_err(|text| Error::unavailable(text).hint("`rust-host doctor` shows which libtorch is used"))
+}
+
+impl Torch {
+    fn open(path: &Path) -> std::result::Result<Self, String> {
+        let shown = path.display();
+        // SAFETY: libtorch's initialisers may run on any thread and run once; where it is loaded already, this only makes its
+        // symbols visible.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| {
+            use std::error::Error as _;
+            let text = e.source().map_or_else(|| e.to_string(), ToString::to_string);
+            format!("`{shown}` cannot be loaded: {}", text.lines().next().unwrap_or_default())
+        })?;
+        macro_rules! function {
+            ($name:literal) => {
+                // SAFETY: the functions have these types in the header of the libtorch that this host is built for, and
+                // another version is not run with it.
+                *unsafe { library.get(concat!($name, "\0").as_bytes()) }
+                    .map_err(|_| format!("`{shown}` has no `{}`, as libtorch does that runs compiled code", $name))?
+            };
+        }
+        let layout: unsafe extern "C" fn() -> i32 = function!("aoti_torch_layout_strided");
+        Ok(Self {
+            create_tensor_from_blob: function!("aoti_torch_create_tensor_from_blob_v2"),
+            delete_tensor: function!("aoti_torch_delete_tensor_object"),
+            get_data_ptr: function!("aoti_torch_get_data_ptr"),
+            get_dim: function!("aoti_torch_get_dim"),
+            get_sizes: function!("aoti_torch_get_sizes"),
+            get_strides: function!("aoti_torch_get_strides"),
+            get_dtype: function!("aoti_torch_get_dtype"),
+            get_device_type: function!("aoti_torch_get_device_type"),
+            set_grad_enabled: function!("aoti_torch_grad_mode_set_enabled"),
+            set_openmp_threads: function!("omp_set_num_threads"),
+            // SAFETY: it takes nothing and returns a constant.
+            strided: unsafe { layout() },
+            library,
+        })
+    }
+
+    /// Whether every function is there that a package calls.
+    ///
+    /// # Errors
+    /// `Unavailable` that names those which are not.
+    pub(crate) fn check(&self, functions: &[String]) -> Result<()> {
+        // SAFETY: only whether there is such a symbol is asked; it is not used.
+        let is_there = |name: &str| unsafe { self.library.get::<*const c_void>(name.as_bytes()) }.is_ok();
+        let missing: Vec<&str> = functions.iter().map(String::as_str).filter(|name| !is_there(name)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!("its code calls `{}`, which this libtorch does not have", missing.join("`, `")))
+            .hint("compile it with the torch that `rust-host doctor` names"))
+    }
+
+    /// How many threads parallel code of this thread starts from now on, and that it records no gradients.
+    pub(crate) fn prepare_thread(&self, threads: usize) {
+        // SAFETY: both set a number of the calling thread.
+        unsafe {
+            (self.set_openmp_threads)(c_int::try_from(threads).unwrap_or(c_int::MAX));
+            (self.set_grad_enabled)(false);
+        }
+    }
+
+    /// A handle over the memory of a row-major tensor, which must live as long as the handle.
+    pub(crate) fn borrow(&self, tensor: &Tensor) -> Result<Owned<'_>> {
+        let bytes = tensor.contiguous_bytes().ok_or_else(|| Error::internal("the tensor is not row-major"))?;
+        let strides = row_major_strides(tensor.shape());
+        let mut handle = ptr::null_mut();
+        // SAFETY: sizes and strides describe `bytes`, which the code only reads: a package whose code writes into its inputs
+        // works on copies, because torch.export makes mutation of inputs an output.
+        let failed = unsafe {
+            (self.create_tensor_from_blob)(
+                bytes.as_ptr().cast_mut().cast(),
+                tensor.shape().len() as i64,
+                tensor.shape().as_ptr(),
+                strides.as_ptr(),
+                0,
+                tensor.datatype().torch_code(),
+                CPU,
+                0,
+                &raw mut handle,
+                self.strided,
+                ptr::null(),
+                0,
+            )
+        };
+        match failed {
+            0 => Ok(Owned { torch: self, handle }),
+            _ => Err(Error::failed(format!("libtorch cannot take the input {tensor:?}"))),
+        }
+    }
+
+    /// What a tensor is: sizes, strides (in elements), torch's number of the datatype, and where its first element lies.
+    pub(crate) fn describe(&self, tensor: &Owned<'_>) -> Result<Description> {
+        let handle = tensor.handle;
+        let (mut data, mut dim, mut sizes, mut strides) = (ptr::null_mut(), 0i64, ptr::null_mut(), ptr::null_mut());
+        let (mut dtype, mut device) = (0, 0);
+        // SAFETY: the handle lives, and the places take what the functions return.
+        let failed = unsafe {
+            (self.get_data_ptr)(handle, &raw mut data)
+                | (self.get_dim)(handle, &raw mut dim)
+                | (self.get_sizes)(handle, &raw mut sizes)
+                | (self.get_strides)(handle, &raw mut strides)
+                | (self.get_dtype)(handle, &raw mut dtype)
+                | (self.get_device_type)(handle, &raw mut device)
+        };
+        if failed != 0 || device != CPU {
+            return Err(Error::failed("an output of the compiled code is no tensor on the processor"));
+        }
+        let count = usize::try_from(dim).unwrap_or_default();
+        // SAFETY: both arrays have `dim` numbers and live as long as the tensor.
+        let copy = |numbers: *mut i64| match count {
+            0 => Vec::new(),
+            _ => unsafe { std::slice::from_raw_parts(numbers, count) }.to_vec(),
+        };
+        Ok(Description { shape: copy(sizes), strides: copy(strides), dtype, data: data.cast() })
+    }
+}
+
+/// Distances between neighbours, in elements.
+pub(crate) fn row_major_strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1i64; shape.len()];
+    for at in (1..strides.len()).rev() {
+        strides[at - 1] = strides[at] * shape[at].max(1);
+    }
+    strides
+}
+
+/// What [`Torch::describe`] found.
+pub(crate) struct Description {
+    pub(crate) shape: Vec<i64>,
+    pub(crate) strides: Vec<i64>,
+    pub(crate) dtype: i32,
+    pub(crate) data: *mut u8,
+}
+
+/// A handle that is given back when it is dropped.
+pub(crate) struct Owned<'t> {
+    torch: &'t Torch,
+    handle: Handle,
+}
+
+impl<'t> Owned<'t> {
+    /// Takes over a handle, which must be one that nobody else gives back.
+    pub(crate) fn from_raw(torch: &'t Torch, handle: *mut RawTensor) -> Option<Self> {
+        (!handle.is_null()).then_some(Self { torch, handle })
+    }
+
+    /// The handle, which somebody else gives back from now on.
+    pub(crate) fn into_raw(self) -> *mut RawTensor {
+        std::mem::ManuallyDrop::new(self).handle
+    }
+}
+
+impl Drop for Owned<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours alone.
+        unsafe { (self.torch.delete_tensor)(self.handle) };
+    }
+}
+
+// SAFETY: a tensor may be given back on any thread, and nothing else is done with it through a shared reference.
+unsafe impl Send for Owned<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Owned<'_> {}

@@ -1,0 +1,162 @@
+//! A package of compiled code (`torch._inductor.aoti_compile_and_package`, `model.pt2`): what it was compiled for and what it
+//! takes from its host, read before anything of it is opened.
+
+use crate::{Archive, Error, Result};
+use object::{Object, ObjectSymbol, read::elf::ElfFile64};
+use serde::Deserialize;
+use std::borrow::Cow;
+
+/// The model of a package.
+#[derive(Debug)]
+pub struct Package<'a> {
+    /// The shared library that holds code and weights.
+    pub code: Cow<'a, [u8]>,
+    /// What it was compiled for.
+    pub built_for: BuiltFor,
+    /// The functions of libtorch that it calls, by their names: `aoti_torch_cpu_mkldnn__convolution_pointwise`.
+    pub operators: Vec<String>,
+}
+
+/// The machine that a package was compiled for, as torch's compiler wrote it down.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct BuiltFor {
+    /// `cpu`, `cuda`.
+    #[serde(rename = "AOTI_DEVICE_KEY")]
+    pub device: String,
+    /// `linux`
+    #[serde(rename = "AOTI_PLATFORM")]
+    pub system: String,
+    /// `x86_64`
+    #[serde(rename = "AOTI_MACHINE")]
+    pub machine: String,
+    /// Extensions of the processor's instruction set: `AVX512 AVX512_VNNI`.
+    #[serde(rename = "AOTI_CPU_ISA")]
+    pub isa: String,
+}
+
+impl Default for BuiltFor {
+    fn default() -> Self {
+        let unknown = || "unknown".to_owned();
+        Self { device: unknown(), system: unknown(), machine: unknown(), isa: String::new() }
+    }
+}
+
+/// Where torch puts what it compiled; `model` is the name of one that is given none.
+const FOLDER: &str = "data/aotinductor/model/";
+
+impl<'a> Package<'a> {
+    /// Finds the code in an archive and reads its symbols.
+    ///
+    /// # Errors
+    /// `InvalidModel` if there is no code, more than one model, or the code is no whole library.
+    pub fn read(archive: &'a Archive) -> Result<Self> {
+        let wrong = |text: String| Error::invalid_model(text);
+        let names: Vec<&str> = archive.members().map(|(name, _)| name).filter(|name| name.ends_with(".so")).collect();
+        let name = match names.as_slice() {
+            [one] if one.starts_with(FOLDER) => *one,
+            [] => return Err(wrong("the package holds no compiled code".into())),
+            others => {
+                let others = others.join("`, `");
+                return Err(wrong(format!(
+                    "the package holds `{others}`, expected one library in `{FOLDER}`: the model of the name `model`"
+                )));
+            }
+        };
+        let code = archive.member(name)?.unwrap_or_default();
+        let beside = format!("{}_metadata.json", name.trim_end_matches(".so"));
+        let built_for = match archive.member(&beside)? {
+            Some(json) => serde_json::from_slice(&json)
+                .map_err(|e| wrong(format!("`{beside}` does not say what the code was compiled for: {e}")))?,
+            None => return Err(wrong(format!("`{beside}` is missing, which says what the code was compiled for"))),
+        };
+        let elf: ElfFile64 =
+            ElfFile64::parse(&*code).map_err(|e| wrong(format!("the compiled code is no 64-bit ELF library: {e}")))?;
+        let wanted = elf.dynamic_symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok());
+        let mut operators: Vec<String> =
+            wanted.filter(|n| n.starts_with("aoti_torch_") || n.starts_with("Sleef_")).map(str::to_owned).collect();
+        operators.sort();
+        Ok(Self { code, built_for, operators })
+    }
+}
+
+impl BuiltFor {
+    /// Whether this machine runs such code; its processor would end the process at the first instruction that it lacks.
+    ///
+    /// # Errors
+    /// `Unavailable` that names what the code needs and this machine has not.
+    pub fn check(&self) -> Result<()> {
+        let other = |what: String| {
+            Err(Error::unavailable(format!("its code was compiled for {what}")).hint(
+                "compile it on such a machine as this: `py-authoring export --method compiled`, or run its `model.pt`",
+            ))
+        };
+        if self.device != "cpu" {
+            return other(format!(
+                "the device `{}`, and this host opens compiled code for the processor alone",
+                self.device
+            ));
+        }
+        if (&*self.system, &*self.machine) != (std::env::consts::OS, std::env::consts::ARCH) {
+            let here = (std::env::consts::OS, std::env::consts::ARCH);
+            return other(format!("{} on {}, and this is {} on {}", self.system, self.machine, here.0, here.1));
+        }
+        match self.isa.split_whitespace().find(|extension| !has(extension)) {
+            Some(missing) => other(format!("a processor with `{missing}`, which this one does not have")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the processor has an extension, by the name that torch's compiler gives it. An unknown one it has not.
+#[cfg(target_arch = "x86_64")]
+fn has(extension: &str) -> bool {
+    use std::is_x86_feature_detected as detected;
+    match extension.to_ascii_uppercase().as_str() {
+        // Code without vector instructions.
+        "INVALID_VEC_ISA" => true,
+        "AVX2" => detected!("avx2") && detected!("fma") && detected!("f16c"),
+        "AVX512" => {
+            detected!("avx512f")
+                && detected!("avx512dq")
+                && detected!("avx512vl")
+                && detected!("avx512bw")
+                && has("AVX2")
+        }
+        "AVX512_VNNI" => detected!("avx512vnni"),
+        "AVX512_BF16" => detected!("avx512bf16"),
+        _ => false,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(extension: &str) -> bool {
+    extension == "INVALID_VEC_ISA"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_for_another_machine_is_named() {
+        let here = BuiltFor {
+            device: "cpu".into(),
+            system: std::env::consts::OS.into(),
+            machine: std::env::consts::ARCH.into(),
+            isa: "INVALID_VEC_ISA".into(),
+        };
+        assert!(here.check().is_ok() && BuiltFor { isa: String::new(), ..here.clone() }.check().is_ok());
+        for (other, named) in [
+            (BuiltFor { isa: "AVX9000".into(), ..here.clone() }, "`AVX9000`"),
+            (BuiltFor { isa: "INVALID_VEC_ISA AMX_TILE9".into(), ..here.clone() }, "`AMX_TILE9`"),
+            (BuiltFor { device: "cuda".into(), ..here.clone() }, "`cuda`"),
+            (BuiltFor { machine: "sparc".into(), ..here.clone() }, "on sparc"),
+            (BuiltFor { system: "win32".into(), ..here.clone() }, "win32"),
+            (BuiltFor::default(), "unknown"),
+        ] {
+            let e = other.check().unwrap_err();
+            assert!(e.message.contains(named), "{e}");
+        }
+    }
+}
