@@ -8,7 +8,7 @@ pub(crate) mod tables;
 pub(crate) mod verify;
 
 use rust_host_engine::{
-    Archive, Backend, Contract, DeviceRequest, Method, Model, Result, model::find_method, operators::Policy,
+    Archive, Backend, Contract, DeviceRequest, Method, Model, Result, model::find_method, operators::Policy, threads,
 };
 use std::path::Path;
 
@@ -45,15 +45,15 @@ fn contract_of(archive: &Archive, method: Option<&str>) -> Result<Option<Contrac
     Ok(archive.contract()?.filter(|_| method.is_none_or(|name| name == "forward")))
 }
 
-/// Sets the number of threads that was asked for. Without one, libtorch's own number is lowered to what this process may
-/// use: libtorch counts processors and does not see a container's limit.
+/// Sets the number of threads that was asked for. Without one, libtorch's own number is lowered to what can work at once:
+/// libtorch counts processors and does not see a container's limit.
 fn set_threads(backend: &dyn Backend, asked: Option<usize>) {
     match asked {
         Some(count) => backend.set_threads(count),
         None => {
-            let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            if backend.threads() > allowed {
-                backend.set_threads(allowed);
+            let planned = threads::plan().count;
+            if backend.threads() > planned {
+                backend.set_threads(planned);
             }
         }
     }

@@ -320,7 +320,13 @@ pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
                 "hint": report.problem.as_ref().and_then(|e| e.hint.as_ref()),
             },
             "cpu": report.cpu,
-            "threads": report.threads,
+            "onnx": {
+                "library": report.onnx.as_ref().ok(), "why_not": report.onnx.as_ref().err().map(|e| &e.message),
+            },
+            "computes_with": report.cpu.computes_with(),
+            "threads": report.threads.count,
+            "threads_why": report.threads.why,
+            "allocator": report.allocator,
             "limits": report.limits,
             "cuda": {
                 "available": report.cuda.why_not.is_none(), "why_not": report.cuda.why_not,
@@ -344,9 +350,18 @@ pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
             }
         }
     }
+    let usable = |problem: Option<&rust_host_engine::Error>| if problem.is_none() { "yes" } else { "no" };
+    row("TorchScript", usable(report.problem.as_ref()).to_owned());
+    row("compiled", usable(report.problem.as_ref()).to_owned());
+    row(
+        "ONNX",
+        report.onnx.as_ref().map_or_else(|e| format!("no: {}", e.message), |library| format!("yes, {library}")),
+    );
     row("processor", report.cpu.model.clone().unwrap_or_else(|| "unknown".to_owned()));
     row("features", report.cpu.features.join(" "));
-    row("threads", report.threads.to_string());
+    row("computes with", report.cpu.computes_with().to_owned());
+    row("threads", format!("{}: {}", report.threads.count, report.threads.why));
+    row("allocator", report.allocator.clone());
     let limits = &report.limits;
     let cpus = limits.cpus.map_or("no limit on processors".to_owned(), |n| format!("{} processors", table::number(n)));
     let memory =

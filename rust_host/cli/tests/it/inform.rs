@@ -217,8 +217,9 @@ fn doctor_names_libtorch_and_why_there_is_no_cuda() {
     assert_eq!(ran.code, Some(0), "{}", ran.stdout);
     assert!(json["libtorch"]["version"].as_str().unwrap().starts_with("2.13.0"));
     assert!(json["libtorch"]["path"].as_str().unwrap().ends_with("libtorch_cpu.so"));
-    assert!(json["threads"].as_u64().unwrap() > 0);
+    assert!(json["threads"].as_u64().unwrap() > 0 && json["threads_why"].as_str().unwrap().contains("processor"));
+    assert!(json["allocator"].as_str().unwrap().starts_with("glibc"));
     assert_ne!(json["cuda"]["available"].as_bool().unwrap(), json["cuda"]["why_not"].is_string());
     let text = host(&["doctor"]);
-    assert!(text.answer().contains("libtorch   2.13.0") && text.stdout.contains("CUDA"));
+    assert!(text.answer().contains("libtorch       2.13.0") && text.stdout.contains("CUDA"));
 }
