@@ -2,7 +2,7 @@
 
 use super::Answer;
 use crate::{
-    commands::{bench::Measured, doctor::Report, info::Info, verify::Verified},
+    commands::{bench::Measured, doctor::Report, info::Info, tune::Tuned, verify::Verified},
     table,
 };
 use rust_host_engine::{
@@ -300,6 +300,38 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
     let speed = if measured.speed == Speed::Optimised { ", optimised" } else { "" };
     let head = format!("{} on {} ({}, {threads}{speed})\n", measured.model_name, measured.device, measured.library);
     Answer::text(head + &table::columns(&rows)).notes(measured.notes.clone())
+}
+
+/// Every way that was measured, and the one that is kept.
+pub(crate) fn tune(tuned: Tuned, as_json: bool) -> Answer {
+    let settings = &tuned.settings;
+    if as_json {
+        return Answer::document(&json!({
+            "model_name": tuned.model_name, "path": tuned.path.display().to_string(), "settings": settings,
+        }))
+        .notes(tuned.notes);
+    }
+    let mut rows =
+        vec![["file", "threads", "calls at once", "form", "median", "rows/s", ""].map(str::to_owned).to_vec()];
+    let key = |file: &str, threads, instances, optimised| (file.to_owned(), threads, instances, optimised);
+    let kept = key(&settings.file, settings.threads, settings.instances, settings.optimised);
+    rows.extend(settings.measured.iter().map(|m| {
+        let is_kept = key(&m.file, m.threads, m.instances, m.optimised) == kept;
+        vec![
+            m.file.clone(),
+            m.threads.to_string(),
+            m.instances.to_string(),
+            if m.optimised { "optimised" } else { "the file's own" }.to_owned(),
+            table::time(m.median_us),
+            table::grouped(m.rows_per_second.round() as u64),
+            if is_kept { "kept" } else { "" }.to_owned(),
+        ]
+    }));
+    let batch = settings.measured.first().map_or(1, |m| m.batch);
+    let head =
+        format!("{} for {}, batch {batch}, on {}\n", tuned.model_name, settings.goal, settings.machine.processor);
+    let tail = format!("wrote {}\n", tuned.path.display());
+    Answer::text(head + &table::columns(&rows) + &tail).notes(tuned.notes)
 }
 
 /// What this machine has; exit code 1 when libtorch cannot be used.

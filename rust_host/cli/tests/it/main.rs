@@ -9,3 +9,4 @@ mod inform;
 mod run;
 mod sandbox;
 mod tables;
+mod tune;
