@@ -1,6 +1,6 @@
 # `make` does what CI does. Every target installs what it needs by itself, into .venv and target/ and nowhere else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build wheel demo test test-python test-rust bench fuzz lint dist clean
+.PHONY: help setup build wheel demo test test-python test-rust bench soak fuzz lint dist clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -61,9 +61,12 @@ test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
-bench: wheel ## side by side: eager, torch.jit, wheel, binary, a C++ loop; and start-up
-	@python benches/calls.py
+bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; and start-up (40 minutes)
+	@python benches/peers.py
 	@python benches/start.py
+
+soak: wheel ## resident memory over millions of calls and changing shapes, as a picture (15 minutes)
+	@python benches/soak.py
 
 MINUTES ?= 1
 fuzz: build ## every reader of foreign bytes, then mutants of whole archives, each for MINUTES (nightly, cargo-fuzz)

@@ -2,7 +2,7 @@
 //! clap.
 
 use crate::{
-    commands::{bench, run, tables},
+    commands::{bench, run, tables, tune},
     inputs::Given,
     worker::{Confinement, Sandbox},
 };
@@ -21,6 +21,7 @@ pub(crate) enum Parsed {
     Tables(tables::Settings),
     Verify(PathBuf, DeviceRequest, Policy, Confinement, bool),
     Bench(bench::Settings, bool),
+    Tune(tune::Settings, bool),
     Doctor(bool),
 }
 
@@ -78,6 +79,11 @@ enum Command {
     /// Measure how long a call takes: median, 99th percentile, throughput
     #[command(after_help = "Example:\n  rust-host bench model.pt --batch 1,8,32 --threads 1 --seconds 2")]
     Bench(BenchArgs),
+    /// Find the fastest way to run a model on this machine, and keep it in `host.toml` beside the model
+    #[command(
+        after_help = "Example:\n  rust-host tune models/mnist --for throughput\n\n`run`, `bench` and the Python module then use what it found, unless told otherwise."
+    )]
+    Tune(TuneArgs),
     /// Say what this machine has: libtorch, processor, limits, CUDA
     #[command(after_help = "Example:\n  rust-host doctor --json\n\nExit code 1: libtorch cannot be used here.")]
     Doctor {
@@ -228,6 +234,32 @@ struct BenchArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct TuneArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// What is to be fast: one call after another, or as many rows a second as possible
+    #[arg(long = "for", value_enum, default_value = "latency", value_name = "GOAL")]
+    goal: GoalArg,
+    /// Rows a call (default: 1 for latency, 8 for throughput)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(1..))]
+    batch: Option<i64>,
+    /// How long all of it may take; loading comes on top
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds, allow_negative_numbers = true)]
+    seconds: Duration,
+    #[command(flatten)]
+    policy: PolicyArg,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GoalArg {
+    Latency,
+    Throughput,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum SandboxArg {
     Auto,
@@ -334,6 +366,20 @@ fn settle(command: Command) -> Result<Parsed> {
                 confinement: b.confinement.settle(),
             },
             b.json,
+        ),
+        Command::Tune(t) => Parsed::Tune(
+            tune::Settings {
+                path: t.file.file,
+                backend: t.file.backend,
+                goal: match t.goal {
+                    GoalArg::Latency => tune::Goal::Latency,
+                    GoalArg::Throughput => tune::Goal::Throughput,
+                },
+                batch: t.batch,
+                time: t.seconds,
+                policy: t.policy.settle(),
+            },
+            t.json,
         ),
         Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
             file: r.file.settle()?,

@@ -54,6 +54,7 @@ fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::
             Ok(output::verify(&commands::verify::verify(&file, device, &policy, confinement, backends)?, json))
         }
         args::Parsed::Bench(settings, json) => Ok(output::bench(&commands::bench::bench(&settings, backends)?, json)),
+        args::Parsed::Tune(settings, json) => Ok(output::tune(commands::tune::tune(&settings, backends)?, json)),
         args::Parsed::Doctor(json) => Ok(output::doctor(&commands::doctor::doctor(backends), json)),
     }
 }

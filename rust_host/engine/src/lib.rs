@@ -10,7 +10,8 @@
 //! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
 //! 5. [`golden`] replays the file's own examples, [`measure()`] times it.
 //!
-//! [`machine`] says what this machine has. [`mod@file`] reads files, [`npy`], [`json`] and
+//! [`machine`] says what this machine has, [`threads`] how many threads a call gets on it, and
+//! [`host_settings`] what was measured on it. [`mod@file`] reads files, [`npy`], [`json`] and
 //! [`picture`] turn them into values and back. Nothing here prints, and nothing knows a door.
 //!
 //! ```
@@ -32,6 +33,7 @@ pub mod error;
 pub mod file;
 pub mod foreign;
 pub mod golden;
+pub mod host_settings;
 pub mod interrupt;
 pub mod json;
 pub mod machine;
@@ -49,6 +51,7 @@ pub mod scan;
 mod scan_code;
 pub mod script;
 mod tensor;
+pub mod threads;
 pub mod tokens;
 pub mod trust;
 mod turns;

@@ -81,6 +81,21 @@ pub struct Cpu {
     pub features: Vec<String>,
 }
 
+impl Cpu {
+    /// The widest instructions that libtorch's and oneDNN's kernels take here.
+    pub fn computes_with(&self) -> &'static str {
+        let has = |names: &[&str]| names.iter().all(|n| self.features.iter().any(|f| f == n));
+        match () {
+            () if has(&["avx512f", "avx512bw", "avx512vl", "amx_tile"]) => "AVX-512, AMX",
+            () if has(&["avx512f", "avx512bw", "avx512vl"]) => "AVX-512",
+            () if has(&["avx2", "fma"]) => "AVX2",
+            () if has(&["sve"]) => "SVE",
+            () if has(&["asimd"]) => "NEON",
+            () => "no wide instructions",
+        }
+    }
+}
+
 const FEATURES: [&str; 18] = [
     "sse4_2",
     "avx",
@@ -119,6 +134,16 @@ fn cpu_below(root: &Path) -> Cpu {
     Cpu { model: field(&["model name", "Model"]), features }
 }
 
+/// The allocator that was put in the place of the system's, by its file's name in /proc/self/maps; `None` for the system's.
+pub fn allocator() -> Option<&'static str> {
+    allocator_among(&fs::read_to_string("/proc/self/maps").unwrap_or_default())
+}
+
+fn allocator_among(maps: &str) -> Option<&'static str> {
+    let files: Vec<&str> = maps.lines().filter_map(|l| l.rsplit_once('/').map(|(_, file)| file)).collect();
+    ["jemalloc", "mimalloc", "tcmalloc"].into_iter().find(|n| files.iter().any(|f| f.starts_with(&format!("lib{n}"))))
+}
+
 /// What the container (cgroup) allows this process.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Limits {
@@ -135,7 +160,7 @@ pub fn limits() -> Limits {
     limits_below(Path::new("/"))
 }
 
-fn limits_below(root: &Path) -> Limits {
+pub(crate) fn limits_below(root: &Path) -> Limits {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mounted = root.join("sys/fs/cgroup");
     // A line is `number:controllers:path`; version 2 has the number 0 and no controllers.
@@ -347,12 +372,26 @@ mod tests {
     }
 
     #[test]
+    fn an_allocator_is_known_by_its_file() {
+        let of = |path: &str| {
+            allocator_among(&format!("7f-80 r-xp 0 08:01 12 /usr/lib/libc.so.6\n7f-80 r-xp 0 08:01 13 {path}\n"))
+        };
+        assert_eq!(of("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2"), Some("jemalloc"));
+        assert_eq!(of("/home/jemalloc/libm.so.6"), None);
+    }
+
+    #[test]
     fn features_are_those_of_the_first_processor() {
         let root = Root::new(
             "cpu",
             &[("proc/cpuinfo", "model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n\nmodel name: B\n")],
         );
         let cpu = cpu_below(&root.0);
+        assert_eq!(cpu.computes_with(), "no wide instructions"); // AVX2 alone, without FMA, is none of libtorch's kinds
+        let with =
+            |features: &[&str]| Cpu { model: None, features: features.iter().map(|f| (*f).to_owned()).collect() };
+        assert_eq!(with(&["avx2", "fma"]).computes_with(), "AVX2");
+        assert_eq!(with(&["avx2", "fma", "avx512f", "avx512bw", "avx512vl"]).computes_with(), "AVX-512");
         assert_eq!(
             (cpu.model.as_deref(), cpu.features),
             (Some("AMD EPYC"), vec!["avx2".to_owned(), "avx512f".to_owned()])

@@ -1,7 +1,7 @@
 //! A model's folder → the file to load. `models/mnist` holds versions `1`, `2`, …, and a version holds the same model in one
 //! or more kinds of file; a path to a file is that file.
 
-use crate::{Error, ErrorKind, Platform, Result};
+use crate::{Error, ErrorKind, Platform, Result, host_settings};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -11,7 +11,8 @@ use std::{
 pub const FILES: [(&str, Platform); 3] =
     [("model.pt", Platform::TorchScript), ("model.onnx", Platform::Onnx), ("model.pt2", Platform::Compiled)];
 
-/// The file that a path means: the path itself, or in a folder the file of that kind, or of the first there is.
+/// The file that a path means: the path itself, or in a folder the file of that kind, else the one that `rust-host tune` found
+/// to be fastest here, else the first there is.
 ///
 /// # Errors
 /// `NotFound` or `InvalidModel` with what the folder holds instead, `InvalidInput` for a kind beside a file.
@@ -36,12 +37,15 @@ pub fn file(path: &Path, wanted: Option<Platform>) -> Result<PathBuf> {
             }
         };
     }
-    let version = match is_version(path) {
-        true => path.to_owned(),
-        false => newest(path)?,
-    };
+    let version = folder(path)?;
     let shown = version.display();
     let there = || files(&version).map(|(file, _)| file);
+    if wanted.is_none() {
+        let tuned = host_settings::read(&version)?.settings.map(|s| version.join(s.file));
+        if let Some(file) = tuned.filter(|f| f.is_file()) {
+            return Ok(file);
+        }
+    }
     match wanted {
         None => there().next().ok_or_else(|| Error::internal(format!("`{shown}` has no model file any more"))),
         Some(platform) => {
@@ -53,6 +57,17 @@ pub fn file(path: &Path, wanted: Option<Platform>) -> Result<PathBuf> {
                     .hint("`py-authoring export --method script|compiled|onnx` writes each kind")
             })
         }
+    }
+}
+
+/// The version that a model's folder means: itself, if it holds a model file, else its newest.
+///
+/// # Errors
+/// `NotFound` or `InvalidModel` with what the folder holds instead.
+pub fn folder(path: &Path) -> Result<PathBuf> {
+    match is_version(path) {
+        true => Ok(path.to_owned()),
+        false => newest(path),
     }
 }
 

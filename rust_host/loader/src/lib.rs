@@ -5,10 +5,11 @@
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
 #![expect(
     unsafe_code,
-    reason = "dlopen and the two symbols of our own library, in open_library; the environment; the heap, in heap.rs"
+    reason = "dlopen and the two symbols of our own library, in open_library; the environment, in environment.rs; the heap, in heap.rs"
 )]
 
 mod elf;
+mod environment;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod heap;
 
@@ -17,7 +18,7 @@ use rust_host_engine::{BUILD, Backend, Backends, Error, Platform, Result, machin
 use std::{
     env,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Once, OnceLock},
 };
 
 const BACKEND: &str = "librust_host_torch.so";
@@ -50,13 +51,7 @@ impl Backends for Loader {
     fn let_waiting_threads_sleep(&self) {
         #[cfg(feature = "onnx")]
         rust_host_onnx::let_waiting_threads_sleep();
-        // libgomp reads it once, when it is loaded with libtorch. What the user has set stays.
-        const POLICY: &str = "OMP_WAIT_POLICY";
-        if env::var_os(POLICY).is_none() && env::var_os("GOMP_SPINCOUNT").is_none() {
-            // SAFETY: the loader is the binary's alone, which asks for this before it opens a backend and before it has
-            // started a thread, so nobody reads the environment meanwhile.
-            unsafe { env::set_var(POLICY, "passive") };
-        }
+        environment::let_waiting_threads_sleep();
     }
 }
 
@@ -70,8 +65,12 @@ fn onnx() -> Result<Arc<dyn Backend>> {
 
 /// Before libtorch is loaded.
 fn prepare() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    heap::prepare();
+    static PREPARED: Once = Once::new();
+    PREPARED.call_once(|| {
+        environment::bound_caches();
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        heap::prepare();
+    });
 }
 
 /// Where libtorch is, without loading anything.

@@ -8,31 +8,17 @@ mod error;
 mod map;
 mod model;
 mod signal;
+mod threads;
 mod value;
 mod verdict;
 
 use pyo3::prelude::*;
 
-/// Number of threads that one call may use inside its operators.
-#[pyfunction]
-fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
-    let backend = rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?;
-    backend.set_threads(count);
-    rust_host_onnx::set_threads(count);
-    Ok(())
-}
-
-/// The number in force.
-#[pyfunction]
-fn threads(py: Python<'_>) -> PyResult<usize> {
-    Ok(rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?.threads())
-}
-
 /// What `rust_host` re-exports.
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, map::Mapped, model::Model, set_threads, threads, verdict::Verdict};
+    use super::{command::main, map::Mapped, model::Model, threads::set_threads, threads::threads, verdict::Verdict};
     use pyo3::prelude::*;
 
     #[pymodule_init]

@@ -5,7 +5,7 @@ use crate::{
     command::Linked,
     error::{guarded, invalid_input, to_py},
     map::{self, Mapped},
-    signal,
+    signal, threads,
     value::{self, Library},
     verdict::Verdict,
 };
@@ -15,10 +15,10 @@ use pyo3::{
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
 use rust_host_engine::{
-    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden, onnx::Slot,
-    operators::Policy, versions,
+    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden, host_settings,
+    onnx::Slot, operators::Policy, versions,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A model file, ready to run: `Model(path, device="auto", *, method=None, to="numpy", optimise=True, …)`.
 ///
@@ -34,6 +34,9 @@ use std::path::PathBuf;
 ///     allow_operators: operators that the file may use although they are refused by default, such as
 ///         "aten::from_file"; only for a file that you trust.
 ///     trust: SHA-256 of compiled packages whose native code may be opened, beside those in `trusted.toml`.
+///
+/// Where `rust-host tune` has left a `host.toml` beside the file, its number of threads is set, unless `set_threads` was called
+/// before, and its choice between the optimised form and the file's own is followed.
 ///
 /// One model may be called from many threads at once; the GIL is released meanwhile. A model that keeps state between calls
 /// (`stateful`) belongs to the thread that calls it first: `session()` gives every other caller a state of its own.
@@ -78,13 +81,18 @@ impl Model {
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
             let policy = Policy { allowed: allow_operators.into_iter().collect(), trusted: trust };
             let open = || {
-                let archive = Archive::open(&versions::file(&path, None)?)?;
+                let file = versions::file(&path, None)?;
+                let found = host_settings::read(file.parent().unwrap_or(Path::new("")))?;
+                let tuned = found.of(&file);
+                let archive = Archive::open(&file)?;
                 let backend = Linked.open(archive.platform())?;
+                threads::settle(&*backend, tuned);
                 let model = Engine::from_archive(archive, &*backend, device, &policy)?;
                 let model = match &method {
                     Some(name) => model.calling(name)?,
                     None => model,
                 };
+                let optimise = optimise && tuned.is_none_or(|t| t.optimised);
                 if optimise { model.optimised() } else { Ok(model) }
             };
             signal::watch();

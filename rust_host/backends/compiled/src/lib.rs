@@ -33,13 +33,31 @@ use torch::Torch;
 /// # Errors
 /// `Unavailable` if `libtorch` (the path of `libtorch_cpu.so`) cannot be opened or lacks a function.
 pub fn backend(libtorch: &Path) -> Result<Arc<dyn Backend>> {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Ok(Arc::new(Compiled { torch: torch::open(libtorch)?, threads: Arc::new(AtomicUsize::new(threads)) }))
+    Ok(Arc::new(Compiled { torch: torch::open(libtorch)? }))
+}
+
+/// Of the whole process, as libtorch's own number is; 0 until somebody sets it.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Number of threads that one call may use from now on; needs no libtorch.
+pub fn set_threads(count: usize) {
+    THREADS.store(count.max(1), Ordering::Relaxed);
+}
+
+/// The number in force.
+pub fn threads() -> usize {
+    match THREADS.load(Ordering::Relaxed) {
+        0 => {
+            let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            // Whoever sets it meanwhile is right.
+            THREADS.compare_exchange(0, all, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|set| set, |_| all)
+        }
+        count => count,
+    }
 }
 
 struct Compiled {
     torch: &'static Torch,
-    threads: Arc<AtomicUsize>,
 }
 
 impl Backend for Compiled {
@@ -70,15 +88,15 @@ impl Backend for Compiled {
         })?;
         check_torch(contract.provenance.get("torch_version").and_then(|v| v.as_str()))?;
         self.torch.check(&package.operators)?;
-        Ok(Box::new(program::Compiled::open(&package.code, &contract, self.torch, package.operators, &self.threads)?))
+        Ok(Box::new(program::Compiled::open(&package.code, &contract, self.torch, package.operators)?))
     }
 
     fn set_threads(&self, count: usize) {
-        self.threads.store(count.max(1), Ordering::Relaxed);
+        set_threads(count);
     }
 
     fn threads(&self) -> usize {
-        self.threads.load(Ordering::Relaxed)
+        threads()
     }
 }
 

@@ -11,10 +11,7 @@ use std::{
     cell::Cell,
     ops::Range,
     ptr::{self, NonNull},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 thread_local! {
@@ -33,7 +30,6 @@ pub(crate) struct Compiled {
     datatypes: Vec<Datatype>,
     returns: Returns,
     outputs: usize,
-    threads: Arc<AtomicUsize>,
 }
 
 impl Compiled {
@@ -44,7 +40,6 @@ impl Compiled {
         contract: &Contract,
         torch: &'static Torch,
         operators: Vec<String>,
-        threads: &Arc<AtomicUsize>,
     ) -> Result<Self> {
         if let Some(input) = contract.inputs.iter().find(|input| input.optional) {
             return Err(Error::invalid_contract(format!(
@@ -61,7 +56,6 @@ impl Compiled {
             datatypes: contract.inputs.iter().map(|input| input.datatype).collect(),
             returns: contract.returns.clone(),
             outputs: contract.outputs.len(),
-            threads: threads.clone(),
         })
     }
 
@@ -138,7 +132,7 @@ impl Program for Compiled {
     }
 
     fn run(&self, _: usize, arguments: &[Option<Value>]) -> Result<Value> {
-        let threads = self.threads.load(Ordering::Relaxed);
+        let threads = crate::threads();
         if THREADS.replace(threads) != threads {
             self.torch.prepare_thread(threads);
         }

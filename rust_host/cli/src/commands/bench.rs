@@ -1,6 +1,6 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
-use super::{contract_of, load, method_of, model_name, set_threads};
+use super::{Way, contract_of, load, method_of, model_name};
 use crate::{
     inputs::{self, Given},
     worker::{self, Confinement},
@@ -57,6 +57,7 @@ pub(crate) struct Measured {
 /// `InvalidInput` if there is nothing to run it on or the batch cannot be changed, and what opening and running say.
 pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Measured> {
     let archive = Archive::open(&settings.file)?;
+    let way = Way::of(&settings.file, settings.threads)?;
     let name = settings.method.as_deref();
     let contract = contract_of(&archive, name)?;
     let golden = match &contract {
@@ -81,8 +82,9 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
     let backend = backends.open(archive.platform())?;
     let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
-    set_threads(backend.as_ref(), settings.threads);
-    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?.optimised()?;
+    way.set(backend.as_ref());
+    let model = load(archive, backend.as_ref(), settings.device, &settings.policy, name)?;
+    let model = if way.optimised { model.optimised()? } else { model };
     let (values, mut notes): (Vec<_>, _) = match golden {
         Some(example) => (example.inputs.into_iter().map(|(n, t)| (n, Value::Tensor(t))).collect(), Vec::new()),
         None => {
@@ -93,7 +95,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
             (found.values, found.notes)
         }
     };
-    notes.extend(note);
+    notes.extend(way.note.into_iter().chain(note));
     if model.is_stateful() {
         notes.push("the model keeps state between calls: each call went on from the one before".to_owned());
     }
@@ -135,7 +137,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
 
 /// For each input the axis that is the batch: where the contract has the same name as on the first free axis of the first
 /// input, or, without a contract, the first axis of every tensor.
-fn batch_axes(contract: Option<&Contract>, values: &[(String, Value)]) -> Vec<(String, usize)> {
+pub(super) fn batch_axes(contract: Option<&Contract>, values: &[(String, Value)]) -> Vec<(String, usize)> {
     let Some(contract) = contract else {
         let tensors = values.iter().filter(|(_, v)| matches!(v, Value::Tensor(t) if !t.shape().is_empty()));
         return tensors.map(|(n, _)| (n.clone(), 0)).collect();
@@ -158,7 +160,7 @@ fn batch_name(contract: &Contract) -> Option<&str> {
     })
 }
 
-fn allowed(contract: Option<&Contract>, size: i64) -> bool {
+pub(super) fn allowed(contract: Option<&Contract>, size: i64) -> bool {
     let bounds = contract.and_then(|c| c.dims.get(batch_name(c)?));
     bounds.is_none_or(|b| b.min.is_none_or(|min| size >= min) && b.max.is_none_or(|max| size <= max))
 }
@@ -171,7 +173,7 @@ fn first_size(values: &[(String, Value)], axes: &[(String, usize)]) -> Option<i6
     })
 }
 
-fn resize(values: &[(String, Value)], axes: &[(String, usize)], size: i64) -> Result<Vec<(String, Value)>> {
+pub(super) fn resize(values: &[(String, Value)], axes: &[(String, usize)], size: i64) -> Result<Vec<(String, Value)>> {
     let one = |(name, value): &(String, Value)| {
         let axis = axes.iter().find(|(n, _)| n == name).map(|(_, axis)| *axis);
         Ok(match (value, axis) {

@@ -5,10 +5,12 @@ pub(crate) mod doctor;
 pub(crate) mod info;
 pub(crate) mod run;
 pub(crate) mod tables;
+pub(crate) mod tune;
 pub(crate) mod verify;
 
 use rust_host_engine::{
-    Archive, Backend, Contract, DeviceRequest, Method, Model, Result, model::find_method, operators::Policy,
+    Archive, Backend, Contract, DeviceRequest, Method, Model, Result, host_settings, model::find_method,
+    operators::Policy, threads,
 };
 use std::path::Path;
 
@@ -45,16 +47,38 @@ fn contract_of(archive: &Archive, method: Option<&str>) -> Result<Option<Contrac
     Ok(archive.contract()?.filter(|_| method.is_none_or(|name| name == "forward")))
 }
 
-/// Sets the number of threads that was asked for. Without one, libtorch's own number is lowered to what this process may
-/// use: libtorch counts processors and does not see a container's limit.
-fn set_threads(backend: &dyn Backend, asked: Option<usize>) {
-    match asked {
-        Some(count) => backend.set_threads(count),
-        None => {
-            let allowed = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            if backend.threads() > allowed {
-                backend.set_threads(allowed);
-            }
+/// How a file is run on this machine, found before the sandbox closes: what `rust-host tune` measured, else the defaults.
+pub(crate) struct Way {
+    /// Threads that were asked for, or measured.
+    threads: Option<usize>,
+    /// As many as can work at once: libtorch counts processors and does not see a container's limit.
+    planned: usize,
+    /// Whether the optimised form is wanted.
+    pub optimised: bool,
+    /// Why a `host.toml` is not used.
+    pub note: Option<String>,
+}
+
+impl Way {
+    /// # Errors
+    /// `InvalidInput` for a `host.toml` beside the file that cannot be read.
+    pub(crate) fn of(file: &Path, asked: Option<usize>) -> Result<Self> {
+        let found = host_settings::read(file.parent().unwrap_or(Path::new("")))?;
+        let tuned = found.of(file);
+        Ok(Self {
+            threads: asked.or(tuned.map(|t| t.threads)),
+            planned: threads::plan().count,
+            optimised: tuned.is_none_or(|t| t.optimised),
+            note: found.note,
+        })
+    }
+
+    /// Sets the backend's threads; without a number of our own, its own is only lowered.
+    pub(crate) fn set(&self, backend: &dyn Backend) {
+        match self.threads {
+            Some(count) => backend.set_threads(count),
+            None if backend.threads() > self.planned => backend.set_threads(self.planned),
+            None => {}
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `run`: inputs → model → outputs, on the screen, in a folder or on stdout.
 
-use super::{contract_of, load, method_of, model_name, set_threads};
+use super::{Way, contract_of, load, method_of, model_name};
 use crate::{
     deadline, drawing, folder,
     inputs::{self, Given},
@@ -101,6 +101,7 @@ pub(crate) enum Leaving {
 pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome> {
     let form = form(&settings)?;
     let archive = Archive::open(&settings.file)?;
+    let way = Way::of(&settings.file, settings.threads)?;
     let name = settings.method.as_deref();
     let contract = contract_of(&archive, name)?;
     // The file's own text says what the arguments are, so that wrong inputs are told before libtorch is loaded.
@@ -115,7 +116,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     // Read already, unless the file does not say what it takes.
     let reads = if early.is_some() { Vec::new() } else { settings.inputs.iter().flat_map(Given::paths).collect() };
     let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, contract.is_some(), &reads)?;
-    set_threads(backend.as_ref(), settings.threads);
+    way.set(backend.as_ref());
     // A file's code may run while it is loaded.
     let model = deadline::within(settings.timeout, deadline::no_answer, || {
         load(archive, backend.as_ref(), settings.device, &settings.policy, name)
@@ -135,7 +136,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let outputs = deadline::within(settings.timeout, deadline::no_answer, || model.run(found.values))
         .map_err(|e| with_datatypes(e, contract.as_ref(), &given))?;
     let mut notes = found.notes;
-    notes.extend(note);
+    notes.extend(way.note.into_iter().chain(note));
     if settings.draw && picture.is_none() {
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
     }

@@ -1,6 +1,6 @@
 //! `run` with a table or a folder of pictures: files in, files out.
 
-use super::set_threads;
+use super::Way;
 use crate::{
     deadline, interrupted,
     worker::{self, Confinement},
@@ -114,13 +114,14 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     let backend = backends.open(archive.platform())?;
     // Counted here: in the sandbox the container's limit cannot be read.
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let has_contract = archive.contract()?.is_some();
-    let reads = if worker::is_worker() { rust_host_tables::reads(&input)? } else { Vec::new() };
-    worker::enter(settings.confinement, backend.as_ref(), settings.device, has_contract, &reads)?;
     // Its threads wait by spinning, which takes the cores away from those that read and write: 1,000,000 rows took 4.3 s
     // with 2 threads and 0.3 s with one, on 2 busy cores.
     let one_is_enough = !matches!(input, Source::Folder(_) | Source::List(_));
-    set_threads(backend.as_ref(), settings.threads.or(one_is_enough.then_some(1)));
+    let way = Way::of(&settings.file, settings.threads.or(one_is_enough.then_some(1)))?;
+    let has_contract = archive.contract()?.is_some();
+    let reads = if worker::is_worker() { rust_host_tables::reads(&input)? } else { Vec::new() };
+    worker::enter(settings.confinement, backend.as_ref(), settings.device, has_contract, &reads)?;
+    way.set(backend.as_ref());
     let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?.optimised()?;
     let mut table = rust_host_tables::Settings::new(input, output);
     table.on_error = settings.on_error;

@@ -1,6 +1,6 @@
 //! `verify`: replays a model's golden examples on this machine.
 
-use super::{model_name, set_threads};
+use super::{Way, model_name};
 use crate::worker::{self, Confinement};
 use rust_host_engine::{
     Archive, Backends, Device, DeviceRequest, Error, Model, Result,
@@ -33,6 +33,7 @@ pub(crate) fn verify(
     backends: &dyn Backends,
 ) -> Result<Verified> {
     let archive = Archive::open(file)?;
+    let way = Way::of(file, None)?;
     // Asked before libtorch is loaded.
     let contract = archive.contract()?.ok_or_else(|| {
         Error::invalid_contract(format!("`{}` has no contract, so there is nothing to verify", file.display()))
@@ -41,7 +42,7 @@ pub(crate) fn verify(
     golden::read(&archive, &contract)?;
     let backend = backends.open(archive.platform())?;
     worker::enter(confinement, backend.as_ref(), device, true, &[])?;
-    set_threads(backend.as_ref(), None);
+    way.set(backend.as_ref());
     let model = Model::from_archive(archive, backend.as_ref(), device, policy)?.optimised()?;
     Ok(Verified {
         model_name: model_name(model.archive(), model.contract()),

@@ -12,7 +12,7 @@ use std::{
     io::{self, Write},
 };
 
-pub(crate) use report::{bench, doctor, info, verify};
+pub(crate) use report::{bench, doctor, info, tune, verify};
 pub(crate) use result::run;
 pub(crate) use tables::tables;
 

@@ -2,7 +2,7 @@
 
 use super::Answer;
 use crate::{
-    commands::{bench::Measured, doctor::Report, info::Info, verify::Verified},
+    commands::{bench::Measured, doctor::Report, info::Info, tune::Tuned, verify::Verified},
     table,
 };
 use rust_host_engine::{
@@ -306,6 +306,38 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
     Answer::text(head + &table::columns(&rows)).notes(measured.notes.clone())
 }
 
+/// Every way that was measured, and the one that is kept.
+pub(crate) fn tune(tuned: Tuned, as_json: bool) -> Answer {
+    let settings = &tuned.settings;
+    if as_json {
+        return Answer::document(&json!({
+            "model_name": tuned.model_name, "path": tuned.path.display().to_string(), "settings": settings,
+        }))
+        .notes(tuned.notes);
+    }
+    let mut rows =
+        vec![["file", "threads", "calls at once", "form", "median", "rows/s", ""].map(str::to_owned).to_vec()];
+    let key = |file: &str, threads, instances, optimised| (file.to_owned(), threads, instances, optimised);
+    let kept = key(&settings.file, settings.threads, settings.instances, settings.optimised);
+    rows.extend(settings.measured.iter().map(|m| {
+        let is_kept = key(&m.file, m.threads, m.instances, m.optimised) == kept;
+        vec![
+            m.file.clone(),
+            m.threads.to_string(),
+            m.instances.to_string(),
+            if m.optimised { "optimised" } else { "the file's own" }.to_owned(),
+            table::time(m.median_us),
+            table::grouped(m.rows_per_second.round() as u64),
+            if is_kept { "kept" } else { "" }.to_owned(),
+        ]
+    }));
+    let batch = settings.measured.first().map_or(1, |m| m.batch);
+    let head =
+        format!("{} for {}, batch {batch}, on {}\n", tuned.model_name, settings.goal, settings.machine.processor);
+    let tail = format!("wrote {}\n", tuned.path.display());
+    Answer::text(head + &table::columns(&rows) + &tail).notes(tuned.notes)
+}
+
 /// What this machine has; exit code 1 when libtorch cannot be used.
 pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
     let code = i32::from(report.problem.is_some());
@@ -324,7 +356,13 @@ pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
                 "hint": report.problem.as_ref().and_then(|e| e.hint.as_ref()),
             },
             "cpu": report.cpu,
-            "threads": report.threads,
+            "onnx": {
+                "library": report.onnx.as_ref().ok(), "why_not": report.onnx.as_ref().err().map(|e| &e.message),
+            },
+            "computes_with": report.cpu.computes_with(),
+            "threads": report.threads.count,
+            "threads_why": report.threads.why,
+            "allocator": report.allocator,
             "limits": report.limits,
             "cuda": {
                 "available": report.cuda.why_not.is_none(), "why_not": report.cuda.why_not,
@@ -348,9 +386,18 @@ pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
             }
         }
     }
+    let usable = |problem: Option<&rust_host_engine::Error>| if problem.is_none() { "yes" } else { "no" };
+    row("TorchScript", usable(report.problem.as_ref()).to_owned());
+    row("compiled", usable(report.problem.as_ref()).to_owned());
+    row(
+        "ONNX",
+        report.onnx.as_ref().map_or_else(|e| format!("no: {}", e.message), |library| format!("yes, {library}")),
+    );
     row("processor", report.cpu.model.clone().unwrap_or_else(|| "unknown".to_owned()));
     row("features", report.cpu.features.join(" "));
-    row("threads", report.threads.to_string());
+    row("computes with", report.cpu.computes_with().to_owned());
+    row("threads", format!("{}: {}", report.threads.count, report.threads.why));
+    row("allocator", report.allocator.clone());
     let limits = &report.limits;
     let cpus = limits.cpus.map_or("no limit on processors".to_owned(), |n| format!("{} processors", table::number(n)));
     let memory =

@@ -15,6 +15,7 @@ fn help_names_every_command_and_an_example() {
       run          Run a model on inputs from files, from the command line or from stdin [alias: predict]
       verify       Replay a model's golden examples on this machine
       bench        Measure how long a call takes: median, 99th percentile, throughput
+      tune         Find the fastest way to run a model on this machine, and keep it in `host.toml` beside the model
       doctor       Say what this machine has: libtorch, processor, limits, CUDA
       completions  Print the completion script of a shell
 
@@ -29,7 +30,7 @@ fn help_names_every_command_and_an_example() {
 
 #[test]
 fn the_help_of_every_command_has_an_example() {
-    for command in ["info", "run", "predict", "verify", "bench", "doctor", "completions"] {
+    for command in ["info", "run", "predict", "verify", "bench", "tune", "doctor", "completions"] {
         let ran = host(&[command, "--help"]);
         let name = command.replace("predict", "run");
         assert!(ran.answer().contains("Example") && ran.stdout.contains(&format!("  rust-host {name}")), "{command}");
@@ -217,8 +218,9 @@ fn doctor_names_libtorch_and_why_there_is_no_cuda() {
     assert_eq!(ran.code, Some(0), "{}", ran.stdout);
     assert!(json["libtorch"]["version"].as_str().unwrap().starts_with("2.13.0"));
     assert!(json["libtorch"]["path"].as_str().unwrap().ends_with("libtorch_cpu.so"));
-    assert!(json["threads"].as_u64().unwrap() > 0);
+    assert!(json["threads"].as_u64().unwrap() > 0 && json["threads_why"].as_str().unwrap().contains("processor"));
+    assert!(json["allocator"].as_str().unwrap().starts_with("glibc"));
     assert_ne!(json["cuda"]["available"].as_bool().unwrap(), json["cuda"]["why_not"].is_string());
     let text = host(&["doctor"]);
-    assert!(text.answer().contains("libtorch   2.13.0") && text.stdout.contains("CUDA"));
+    assert!(text.answer().contains("libtorch       2.13.0") && text.stdout.contains("CUDA"));
 }

@@ -10,3 +10,4 @@ mod onnx;
 mod run;
 mod sandbox;
 mod tables;
+mod tune;

@@ -1,0 +1,41 @@
+//! How many threads a call gets in a Python process, which is not ours: what the user chose stays; else what `rust-host tune`
+//! found for the model, else libtorch's own number, lowered to what can work at once.
+
+use crate::error;
+use pyo3::prelude::*;
+use rust_host_engine::{Backend, host_settings::HostSettings, threads as planned};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What the user chose; 0 before.
+static CHOSEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Number of threads that one call may use inside its operators.
+#[pyfunction]
+pub(crate) fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
+    let backend = rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?;
+    backend.set_threads(count);
+    rust_host_compiled::set_threads(count);
+    rust_host_onnx::set_threads(count);
+    CHOSEN.store(count.max(1), Ordering::Relaxed);
+    Ok(())
+}
+
+/// The number in force.
+#[pyfunction]
+pub(crate) fn threads(py: Python<'_>) -> PyResult<usize> {
+    Ok(rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?.threads())
+}
+
+/// Before a model is opened.
+pub(crate) fn settle(backend: &dyn Backend, tuned: Option<&HostSettings>) {
+    let chosen = CHOSEN.load(Ordering::Relaxed);
+    if chosen > 0 {
+        return; // by `set_threads`, for every kind of file
+    }
+    let plan = planned::plan().count;
+    match tuned {
+        Some(tuned) => backend.set_threads(tuned.threads),
+        None if backend.threads() > plan => backend.set_threads(plan),
+        None => {}
+    }
+}
