@@ -40,6 +40,9 @@ _OPTIONS: dict[str, Any] = {
     "cpp.vec_isa_ok": True,
     # the host says how many threads there are; a number written into the code would be this machine's
     "cpp.dynamic_threads": True,
+    # precompiled headers go into the common cache, 280 MB for each folder that an export worked in
+    "aot_inductor.precompile_headers": False,
+    "cpp_cache_precompile_headers": False,
     # debugging tables make the library five times as large and hold this machine's paths
     "aot_inductor.enable_line_tables": False,
     "aot_inductor.enable_frame_pointer": False,
