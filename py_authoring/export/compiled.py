@@ -38,8 +38,6 @@ _OPTIONS: dict[str, Any] = {
     "aot_inductor.link_libtorch": False,
     # or the probe for vector instructions, built without libtorch as well, fails, and the code is scalar
     "cpp.vec_isa_ok": True,
-    # the host says how many threads there are; a number written into the code would be this machine's
-    "cpp.dynamic_threads": True,
     # precompiled headers go into the common cache, 280 MB for each folder that an export worked in
     "aot_inductor.precompile_headers": False,
     "cpp_cache_precompile_headers": False,
@@ -47,6 +45,15 @@ _OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
     "aot_inductor.enable_frame_pointer": False,
 }
+#: The host says how many threads there are: a number written into the code would be this machine's.
+_MANY_THREADS: dict[str, Any] = {"cpp.dynamic_threads": True}
+#: Code without threads: asking for them takes a microsecond, which is half of a call of a tiny network.
+_ONE_THREAD: dict[str, Any] = {"cpp.dynamic_threads": False, "cpp.threads": 1}
+#: A call of fewer floating-point operations ends before a second thread has begun.
+_FEW_OPERATIONS = 2_000_000
+#: What g++ may use besides the vector instructions that the metadata name, by torch's word for this processor. Without it
+#: g++ uses all that this very processor has, and nobody could tell whether another one has it too.
+_MACHINES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
 #: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
 #: a C function of their own a list of them.
 _SOURCES = (".cpp", ".h", ".o", ".kernel_metadata.json", "_flags.json")
@@ -89,6 +96,7 @@ def compile_model(
             )
         except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
             raise program.refused(error, seen, "a compiled model") from error
+        program.refuse_writes(exported)
         limits = program.limits_of(exported, sampler, free, seen)
         notes = program.keep_within(cases, limits, sampler.batch, batch_sizes, seen)
         try:
@@ -153,14 +161,25 @@ def _compile(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict
     with tempfile.TemporaryDirectory(prefix="py-authoring-") as folder, fresh_cache(dir=folder, delete=False):
         try:
             torch.set_num_threads(1)  # threads that wait for one another on a busy machine decide nothing
+            module = exported.module(check_guards=False)
             options = _OPTIONS | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder))))}
-            made: Any = torch._inductor.aot_compile(
-                exported.module(check_guards=False), (), dict(inputs), options=options
-            )
+            options |= _ONE_THREAD if _is_small(module, inputs) else _MANY_THREADS
+            if machine := _MACHINES.get(torch.backends.cpu.get_cpu_capability()):
+                options["cpp.march"] = machine
+            made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)
         files = [Path(str(file)) for file in made if not str(file).endswith(_SOURCES)]
         return {file.name: file.read_bytes() for file in files}
+
+
+def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        module(**inputs)
+    # none at all: operators that are not counted, of which nothing is known
+    return 0 < counter.get_total_flops() <= _FEW_OPERATIONS
 
 
 # `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too.

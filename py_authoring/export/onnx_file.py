@@ -6,6 +6,7 @@ In: the model, real inputs. Out: the bytes of `model.onnx`, and what runs them: 
 from __future__ import annotations
 
 import base64
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ class Session:
     """
 
     def __init__(self, data: bytes) -> None:
+        # the wheels of ONNX Runtime report to their maker otherwise, from a thread of their own
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -116,6 +116,25 @@ def dynamic_shapes(sampler: Sampler, free: set[str]) -> dict[str, dict[int, Any]
     }
 
 
+def refuse_writes(program: Any) -> None:
+    """A host calls a graph with the caller's own arrays, from many threads: it must write neither there nor to itself.
+
+    Raises:
+        RefusedError: forward writes into an input, or keeps a state between calls.
+    """
+    signature = program.graph_signature
+    for name in signature.user_inputs_to_mutate.values():
+        raise RefusedError(
+            f"forward writes into its input `{name}`, and a compiled model would write into the array of whoever calls it",
+            hint=f"compute with a copy: `{name} = {name}.clone()`; {SCRIPT_HINT}",
+        )
+    for name in signature.buffers_to_mutate.values():
+        raise RefusedError(
+            f"forward changes `{name}`, and a compiled model would share that state among all who call it",
+            hint=f"take the state as an input and return it; {SCRIPT_HINT}",
+        )
+
+
 def limits_of(program: Any, sampler: Sampler, free: set[str], seen: Decisions) -> Limits:
     """For each free dimension the sizes that the graph was made for.
 

@@ -1,7 +1,7 @@
 //! A package of compiled code (`torch._inductor.aoti_compile_and_package`, `model.pt2`): what it was compiled for and what it
 //! takes from its host, read before anything of it is opened.
 
-use crate::{Archive, Error, Result};
+use crate::{Archive, Error, Result, machine};
 use object::{Object, ObjectSymbol, read::elf::ElfFile64};
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -123,9 +123,8 @@ fn has(extension: &str) -> bool {
                 && detected!("avx512bw")
                 && has("AVX2")
         }
-        "AVX512_VNNI" => detected!("avx512vnni"),
-        "AVX512_BF16" => detected!("avx512bf16"),
-        _ => false,
+        // The others go by Linux's names: avx512_vnni, avx512_bf16, amx_tile.
+        other => machine::cpu().features.contains(&other.to_ascii_lowercase()),
     }
 }
 

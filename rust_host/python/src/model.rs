@@ -60,6 +60,7 @@ impl Drop for Model {
 #[pymethods]
 impl Model {
     #[new]
+    #[expect(clippy::too_many_arguments, reason = "keywords of Python, each with a default")]
     #[pyo3(
         signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new(), trust = Vec::new()),
         text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=(), trust=())"
