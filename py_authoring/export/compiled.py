@@ -51,8 +51,8 @@ _MANY_THREADS: dict[str, Any] = {"cpp.dynamic_threads": True}
 _ONE_THREAD: dict[str, Any] = {"cpp.dynamic_threads": False, "cpp.threads": 1}
 #: A call of fewer floating-point operations ends before a second thread has begun.
 _FEW_OPERATIONS = 2_000_000
-#: What g++ may use besides the vector instructions that the metadata name, by torch's word for this processor. Without it
-#: g++ uses all that this very processor has, and nobody could tell whether another one has it too.
+#: What g++ may use besides the vector instructions that the metadata name, by torch's word for this processor. Without
+#: it g++ uses all that this very processor has, and nobody could tell whether another one has it too.
 _MACHINES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
 #: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
 #: a C function of their own a list of them.
@@ -179,7 +179,8 @@ def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     with FlopCounterMode(display=False) as counter:
         module(**inputs)
     # none at all: operators that are not counted, of which nothing is known
-    return 0 < counter.get_total_flops() <= _FEW_OPERATIONS
+    operations: int = counter.get_total_flops()
+    return 0 < operations <= _FEW_OPERATIONS
 
 
 # `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too.

@@ -125,7 +125,7 @@ def refuse_writes(program: Any) -> None:
     signature = program.graph_signature
     for name in signature.user_inputs_to_mutate.values():
         raise RefusedError(
-            f"forward writes into its input `{name}`, and a compiled model would write into the array of whoever calls it",
+            f"forward writes into its input `{name}`, and a compiled model would write into its caller's array",
             hint=f"compute with a copy: `{name} = {name}.clone()`; {SCRIPT_HINT}",
         )
     for name in signature.buffers_to_mutate.values():
