@@ -31,10 +31,10 @@ $(VENV)/.installed: pyproject.toml uv.lock
 
 setup: $(VENV)/.installed ## Python packages in .venv
 
-# What only tests of tables need (500 MB); a moment where it is there already.
+# What only tests of tables and of ONNX files need (500 and 150 MB); a moment where it is there already.
 $(VENV)/.tables: $(VENV)/.installed
-	$(call step,installing the table libraries of the tests: polars duckdb pyarrow pandas (once))
-	@uv sync --frozen --inexact --extra authoring --group tables --compile-bytecode --quiet
+	$(call step,installing the libraries of the tests: polars duckdb pyarrow pandas onnx onnxruntime onnxscript (once))
+	@uv sync --frozen --inexact --extra authoring --extra onnx --group tables --compile-bytecode --quiet
 	@touch $@
 
 build: setup ## the native binary: target/release/rust-host
@@ -71,7 +71,7 @@ soak: wheel ## resident memory over millions of calls and changing shapes, as a 
 MINUTES ?= 1
 fuzz: build ## every reader of foreign bytes, then mutants of whole archives, each for MINUTES (nightly, cargo-fuzz)
 	$(call step,fuzzing)
-	@for t in archive pickle tokens contract npy json; do \
+	@for t in archive pickle tokens contract npy json onnx; do \
 	  mkdir -p target/corpus/$$t && cp -n rust_host/fuzz/seeds/$$t/* target/corpus/$$t/; \
 	  if [ $$t = archive ]; then cp -n rust_host/backends/torch/tests/data/*.torchscript target/corpus/archive/; fi; \
 	  cargo +nightly fuzz run --fuzz-dir rust_host/fuzz --target-dir target/fuzz $$t target/corpus/$$t -- \

@@ -1,30 +1,40 @@
-"""A TorchScript file, anyone's → what it holds: members, contract, methods, code, graph.
+"""A model file, anyone's → what it holds: members, contract, methods, code, graph.
 
-In: a path. Out: `Archive` (the zip, read without torch) and `View` (what torch says about it), or one sentence about
-what the file is instead. The file is read once: what was checked is what is loaded.
+In: a path to TorchScript, a compiled package or ONNX. Out: `Archive` (the file, read without torch) and `View` (what
+torch says about it), or one sentence about what the file is instead. It is read once: what was checked is what is
+loaded.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
+import json
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from py_authoring.contract import CONTRACT_FILE, Contract, read_contract
+from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract, read_contract
 from py_authoring.errors import AuthoringError, InvalidContractError, NotFoundError
+from py_authoring.platforms import COMPILED, MODEL_FILES, ONNX, TORCHSCRIPT
+from py_authoring.tools import need_onnx
 
 if TYPE_CHECKING:
     import torch
 
 _EXTRA = "extra/"
+_LIBRARY = "data/aotinductor/"
+#: Extra file → key in the metadata of an ONNX file; golden examples are base64 there.
+ONNX_KEYS = {CONTRACT_FILE: "rust_host.contract", GOLDEN_FILE: "rust_host.golden"}
 _SAVE = '`torch.jit.script(model.eval()).save("model.pt")` or `py-authoring export` makes one'
 
 
 class InvalidModelError(AuthoringError, ValueError):
-    """A file that is no TorchScript archive, or a damaged one."""
+    """A file that is no model of these kinds, or a damaged one."""
 
     kind = "invalid_model"
     exit_code = 2
@@ -38,14 +48,15 @@ class InvalidFileContractError(InvalidContractError):
 
 @dataclass(frozen=True)
 class Archive:
-    """A TorchScript zip in memory, every checksum compared.
+    """A model file in memory; of a zip every checksum was compared.
 
     Attributes:
         path: where it was read from.
         data: the whole file.
-        stem: the folder in the zip that everything lies in.
+        stem: the folder in the zip that everything lies in; empty for ONNX.
         members: name below that folder → size.
         extra: name of an extra file → its bytes.
+        platform: the contract's word for what runs it.
     """
 
     path: Path
@@ -53,6 +64,7 @@ class Archive:
     stem: str
     members: dict[str, int] = field(repr=False)
     extra: dict[str, bytes] = field(repr=False)
+    platform: str = TORCHSCRIPT
 
     def contract(self) -> Contract | None:
         """The contract, if the file carries one.
@@ -73,10 +85,22 @@ class Archive:
                 f"`{self.path}`: the contract names the golden examples `{contract.golden.file}`, "
                 "which are not in the archive"
             )
+        if contract.platform in MODEL_FILES and contract.platform != self.platform:
+            raise InvalidFileContractError(
+                f"`{self.path}`: the contract says `{contract.platform}`, the file is of `{self.platform}`"
+            )
         return contract
 
+    def member(self, ending: str) -> bytes | None:
+        """The first member of the zip whose name ends so."""
+        name = next((name for name in self.members if name.endswith(ending)), None)
+        if name is None:
+            return None
+        with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
+            return archive.read(f"{self.stem}/{name}")
+
     def load(self, device: torch.device | str = "cpu") -> torch.jit.ScriptModule:
-        """The module, in evaluation mode. Code of the file may run while it loads: only load what you trust.
+        """The TorchScript module, in evaluation mode. Code of the file may run while it loads: load what you trust.
 
         Raises:
             InvalidModelError: torch cannot read it.
@@ -120,9 +144,11 @@ class View:
 
     Attributes:
         archive: the zip.
-        methods: of the top module.
+        methods: of the top module; none of a compiled package or an ONNX file.
         parameters: how many numbers the parameters have; `parameter_bytes` and `buffer_bytes` what they take.
         contract: None for a file without one.
+        facts: what else there is to say: word → text.
+        graph: of an ONNX file, as text.
     """
 
     archive: Archive
@@ -131,12 +157,16 @@ class View:
     parameter_bytes: int
     buffer_bytes: int
     contract: Contract | None
+    facts: dict[str, str] = field(default_factory=dict)
+    graph: str | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
         return {
             "path": str(self.archive.path),
             "size": len(self.archive.data),
+            "platform": self.archive.platform,
+            **self.facts,
             "methods": [
                 {"name": method.name, "arguments": method.arguments, "returns": method.returns}
                 for method in self.methods
@@ -150,7 +180,7 @@ class View:
 
 
 def read_archive(path: Path | str) -> Archive:
-    """Reads a TorchScript file as the zip that it is; torch is not needed.
+    """Reads a model file as the zip that it is, or as ONNX; torch is not needed.
 
     Raises:
         NotFoundError: there is no such file.
@@ -171,8 +201,8 @@ def read_archive(path: Path | str) -> Archive:
     except FileNotFoundError as error:
         raise NotFoundError(f"`{path}` is not there", hint=_versions_hint(path)) from error
     except IsADirectoryError as error:
-        inner = path / "model.pt"
-        hint = f"`{inner}` lies in it" if inner.is_file() else _versions_hint(path / "model.pt")
+        inner = next((path / name for name in MODEL_FILES.values() if (path / name).is_file()), None)
+        hint = f"`{inner}` lies in it" if inner is not None else _versions_hint(path / "model.pt")
         raise InvalidModelError(f"`{path}` is a folder, expected a file", hint=hint) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -188,6 +218,8 @@ def parse_archive(path: Path, data: bytes) -> Archive:
     """
     if not data:
         raise InvalidModelError(f"`{path}` is empty", hint="copy or export it anew")
+    if _may_be_onnx(path, data):
+        return _parse_onnx(path, data)
     if not data.startswith(b"PK\x03\x04"):
         raise _no_zip(path, data)
     members: dict[str, int] = {}
@@ -211,6 +243,8 @@ def parse_archive(path: Path, data: bytes) -> Archive:
             f"`{path}` is damaged: {_plain(error)}",
             hint="it may have been cut off while copying: copy or export it anew",
         ) from error
+    if any(name.startswith(_LIBRARY) and name.endswith(".so") for name in members):
+        return Archive(path, data, stem, members, extra, COMPILED)
     if not any(name.startswith("code/") for name in members):
         raise _other_zip(path, [f"{stem}/{name}" for name in members])
     return Archive(path, data, stem, members, extra)
@@ -225,6 +259,10 @@ def view(path: Path | str) -> View:
     """
     archive = read_archive(path)
     contract = archive.contract()
+    if archive.platform == COMPILED:
+        return View(archive, [], 0, 0, 0, contract, _compiled_facts(archive))
+    if archive.platform == ONNX:
+        return _onnx_view(archive, contract)
     module = archive.load()
     parameters = list(module.parameters())
     return View(
@@ -235,6 +273,119 @@ def view(path: Path | str) -> View:
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in module.buffers()),
         contract=contract,
     )
+
+
+def metadata_of(archive: Archive) -> dict[str, str]:
+    """What torch wrote about a compiled package: processor, vector instructions.
+
+    Raises:
+        InvalidModelError: it is not there, or no JSON object.
+    """
+    data = archive.member(".wrapper_metadata.json")
+    try:
+        metadata = json.loads(data or b"")
+        return {str(key): str(value) for key, value in metadata.items()}
+    except (ValueError, AttributeError) as error:
+        raise InvalidModelError(f"`{archive.path}` does not say which processor it was compiled for") from error
+
+
+def _compiled_facts(archive: Archive) -> dict[str, str]:
+    from py_authoring import trusted
+    from py_authoring.export import elf
+
+    metadata = metadata_of(archive)
+    operators = elf.host_operators(elf.undefined_symbols(archive.member(".so") or b""))
+    try:
+        trust = "yes" if trusted.is_trusted(archive.path, archive.data) else f"not in {trusted.list_of(archive.path)}"
+    except trusted.InvalidTrustError as error:
+        trust = error.message
+    return {
+        "processor": f"{metadata.get('AOTI_MACHINE', 'unknown')} {metadata.get('AOTI_CPU_ISA', '')}".strip(),
+        "libtorch": f"needed for {', '.join(operators)}" if operators else "not needed",
+        "trusted": trust,
+    }
+
+
+def _may_be_onnx(path: Path, data: bytes) -> bool:
+    # the first field of every ONNX file is the version of its format, a small number
+    return (data[:1] == b"\x08" and len(data) > 1 and 0 < data[1] < 64 and data[2:3] != b"") or (
+        path.suffix == ".onnx" and not data.startswith((b"PK\x03\x04", b"version https://git-lfs"))
+    )
+
+
+def _parse_onnx(path: Path, data: bytes) -> Archive:
+    proto = _onnx_model(path, data)
+    kept = {each.key: each.value for each in proto.metadata_props}
+    extra = {}
+    for name, key in ONNX_KEYS.items():
+        if key not in kept:
+            continue
+        try:
+            text = kept[key]
+            extra[name] = text.encode() if name == CONTRACT_FILE else base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise InvalidFileContractError(f"`{path}`: metadata `{key}` is no base64") from error
+    return Archive(path, data, "", {}, extra, ONNX)
+
+
+def _onnx_model(path: Path, data: bytes) -> Any:
+    need_onnx(("onnx",))
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        proto = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise InvalidModelError(
+            f"`{path}` is no ONNX file, or a damaged one: it cannot be read to its end",
+            hint="it may have been cut off while copying: copy or export it anew",
+        ) from error
+    if not proto.HasField("graph"):
+        raise InvalidModelError(f"`{path}` is no ONNX file: it has no graph", hint=_SAVE)
+    return proto
+
+
+def _onnx_view(archive: Archive, contract: Contract | None) -> View:
+    import onnx
+
+    proto = _onnx_model(archive.path, archive.data)
+    weights = list(proto.graph.initializer)
+    sizes = [onnx.helper.tensor_dtype_to_np_dtype(each.data_type).itemsize for each in weights]
+    counts = [_product(each.dims) for each in weights]
+    used = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
+    facts = {
+        "opset": ", ".join(f"{each.domain or 'ai.onnx'} {each.version}" for each in proto.opset_import),
+        "operators": ", ".join(f"{name} × {count}" if count > 1 else name for name, count in used.most_common()),
+        "inputs": ", ".join(_onnx_part(part) for part in proto.graph.input),
+        "outputs": ", ".join(_onnx_part(part) for part in proto.graph.output),
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+    }
+    stored = sum(count * size for count, size in zip(counts, sizes, strict=True))
+    graph = onnx.printer.to_text(_without_weights(proto))
+    return View(archive, [], sum(counts), stored, 0, contract, facts, graph)
+
+
+def _without_weights(proto: Any) -> Any:
+    import onnx
+
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    del light.metadata_props[:]
+    for tensor in light.graph.initializer:
+        tensor.ClearField("raw_data")
+    return light
+
+
+def _onnx_part(part: Any) -> str:
+    sizes = [size.dim_param or str(size.dim_value) for size in part.type.tensor_type.shape.dim]
+    return f"{part.name} [{', '.join(sizes)}]"
+
+
+def _product(sizes: Any) -> int:
+    count = 1
+    for size in sizes:
+        count *= size
+    return count
 
 
 def _method(module: Any, name: str) -> Method:
@@ -265,8 +416,6 @@ def _no_zip(path: Path, data: bytes) -> InvalidModelError:
         kind, hint = "it is a safetensors file: weights without a model", f"load them into a model; {_SAVE}"
     elif data.startswith(b"version https://git-lfs"):
         kind, hint = "it is a Git LFS pointer, not the file itself", "`git lfs pull` fetches it"
-    elif data[:1] == b"\x08" and b"onnx" in data[:256].lower():
-        kind = "it is an ONNX file"
     return InvalidModelError(f"`{path}` is no TorchScript archive: {kind}", hint=hint)
 
 
@@ -288,7 +437,8 @@ def _plain(error: Exception) -> str:
 
 def _versions_hint(path: Path) -> str:
     for folder in (path.parent, path.parent.parent):
-        found = sorted(folder.glob("*/model.pt"), key=lambda file: (len(file.parent.name), file.parent.name))
+        files = (file for name in MODEL_FILES.values() for file in folder.glob(f"*/{name}"))
+        found = sorted(files, key=lambda file: (len(file.parent.name), file.parent.name))
         if found:
             return f"there is `{found[-1]}`"
     return "`py-authoring export NAME` writes models/NAME/<version>/model.pt"

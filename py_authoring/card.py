@@ -10,8 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from py_authoring.platforms import COMPILED, MODEL_FILES, ONNX, TORCHSCRIPT
+
 if TYPE_CHECKING:
     from py_authoring.contract import Contract, Input, Output
+
+#: Platform → what a hub calls such files.
+_TAGS = {TORCHSCRIPT: "torchscript", COMPILED: "aotinductor", ONNX: "onnx"}
 
 
 def write_card(contract: Contract, *, procedure: Sequence[tuple[str, str]] = (), notes: Sequence[str] = ()) -> str:
@@ -47,14 +52,14 @@ def _front_matter(contract: Contract) -> str:
     first = contract.outputs[0]
     keys: dict[str, Any] = {
         "license": contract.license.lower() if contract.license else None,
-        "library_name": "pytorch",
+        "library_name": "onnx" if contract.platform == ONNX else "pytorch",
     }
     if contract.image is not None and first.labels:
         keys["pipeline_tag"] = "image-classification"
-    keys["tags"] = ["torchscript", "rust-host", "pytorch-ignite"]
+    keys["tags"] = [_TAGS.get(contract.platform, contract.platform), "rust-host", "pytorch-ignite"]
     if contract.data is not None:
         keys["datasets"] = [contract.data.name]
-    names = [metric.name for metric in contract.metrics]
+    names = [metric.name for metric in contract.metrics if metric.precision is None]
     if names:
         keys["metrics"] = names
         keys["model-index"] = [{"name": contract.name, "results": [_result(contract, keys.get("pipeline_tag"))]}]
@@ -69,7 +74,9 @@ def _result(contract: Contract, pipeline: str | None) -> dict[str, Any]:
         "task": {"type": pipeline or "other"},
         "dataset": {"name": dataset, "type": dataset, **({"split": first.split} if first.split else {})},
         "metrics": [
-            {"type": metric.name, "value": metric.value} for metric in contract.metrics if metric.value is not None
+            {"type": metric.name, "value": metric.value}
+            for metric in contract.metrics
+            if metric.value is not None and metric.precision is None
         ],
     }
 
@@ -128,6 +135,7 @@ def _procedure(contract: Contract, procedure: Sequence[tuple[str, str]]) -> str:
         ("run", origin.run),
         ("checkpoint", origin.checkpoint),
         ("export method", origin.method),
+        ("precision", origin.precision),
         ("torch", origin.torch_version),
         ("recipe SHA-256", origin.recipe_sha256),
         ("git commit", origin.git_commit),
@@ -143,7 +151,7 @@ def _evaluation(contract: Contract) -> str:
         return ""
     rows = [
         [
-            metric.name,
+            metric.name if metric.precision is None else f"{metric.name} ({metric.precision})",
             "not finite" if metric.value is None else f"{metric.value:.4f}",
             metric.dataset or "",
             metric.split or "",
@@ -161,16 +169,17 @@ def _how_to_run(contract: Contract) -> str:
         f"--input {part.name}={'picture.png' if image is not None and part.name == image.input else part.name + '.npy'}"
         for part in contract.inputs
     ]
+    file = MODEL_FILES.get(contract.platform, "model.pt")
     commands = [
-        "rust-host info model.pt",
-        f"rust-host run model.pt {' '.join(files)}".rstrip(),
-        "rust-host verify model.pt",
+        f"rust-host info {file}",
+        f"rust-host run {file} {' '.join(files)}".rstrip(),
+        f"rust-host verify {file}",
     ]
     shell = "```console\n" + "\n".join(f"$ {command}" for command in commands) + "\n```"
     arguments = ", ".join(f'"{part.name}": {part.name}' for part in contract.inputs)
     python = (
         "```python\nimport rust_host\n\n"
-        'model = rust_host.Model("model.pt")\n'
+        f'model = rust_host.Model("{file}")\n'
         f"outputs = model.run({{{arguments}}})"
         + (f"  # {first.name}: a NumPy array, {first.datatype} {first.dims}" if first else "")
         + "\n```"

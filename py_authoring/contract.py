@@ -97,6 +97,7 @@ class Metric(Part):
     dataset: str | None = None
     split: str | None = None
     samples: Size | None = None
+    precision: str | None = Field(default=None, description="fp32: of the model before it was made smaller")
 
 
 class Data(Part):
@@ -130,9 +131,10 @@ class Provenance(Part):
     seed: int | None = None
     created: str | None = Field(default=None, description="RFC 3339")
     command: str | None = None
-    method: str | None = Field(default=None, description="script or trace")
+    method: str | None = Field(default=None, description="script, trace, compiled or onnx")
     run: str | None = Field(default=None, description="the run whose weights these are; null: untrained")
     checkpoint: str | None = Field(default=None, description="best, last, or a path")
+    precision: str | None = Field(default=None, description="bf16 or int8-dynamic; null: as trained")
     untrained: bool | None = Field(default=None, description="true: the weights are the initial ones of `seed`")
 
 
@@ -150,7 +152,7 @@ class Contract(Part):
     name: Name
     description: str | None = None
     license: str | None = None
-    platform: Name = Field(description='"pytorch_torchscript"')
+    platform: Name = Field(description="pytorch_torchscript, torch_aoti or onnxruntime_onnx")
     inputs: list[Input]
     outputs: list[Output] = Field(min_length=1)
     returns: Returns

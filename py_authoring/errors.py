@@ -100,6 +100,12 @@ class DeviceError(AuthoringError, RuntimeError):
     kind = "unavailable"
 
 
+class UnavailableError(AuthoringError, RuntimeError):
+    """A compiler or a package that this needs is not installed here."""
+
+    kind = "unavailable"
+
+
 class InterruptedRunError(AuthoringError):
     """Ctrl-C or SIGTERM ended the work; the hint says how to go on."""
 

@@ -28,6 +28,7 @@ FLAGS: dict[str, str] = {
     "--seed": "training.seed",
     "--device": "training.device",
     "--method": "export.method",
+    "--precision": "export.precision",
 }
 RECIPE_FILE = "recipe.toml"
 

@@ -241,8 +241,18 @@ class ImageSection(Section):
 class ExportSection(Section):
     """What the exported file says about itself."""
 
-    method: Literal["script", "trace"] = Field(
-        default="script", description="trace is refused where it loses control flow"
+    method: Literal["script", "trace", "compiled", "onnx"] = Field(
+        default="script",
+        description="TorchScript by compiling or recording, machine code, or ONNX; all but script are refused where "
+        "they lose control flow",
+    )
+    precision: Literal["fp32", "bf16", "int8-dynamic"] = Field(
+        default="fp32",
+        description="numbers inside the file, float32 goes in and out; bf16 for script, trace, compiled; "
+        "int8-dynamic for Linear and LSTM in script, trace",
+    )
+    max_metric_drop: NotNegative = Field(
+        default=0.01, description="how much worse than in fp32 a metric may be, absolute"
     )
     input_names: list[str] | None = Field(default=None, description="default: the arguments of forward")
     output_names: list[str] | None = Field(default=None, description="default: output, or output_0, output_1, …")

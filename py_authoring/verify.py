@@ -1,22 +1,30 @@
-"""A file with a contract → does it still compute what its author saw? Replays its golden examples in PyTorch."""
+"""A file with a contract → does it still compute what its author saw? Replays its golden examples.
+
+TorchScript and compiled packages run in PyTorch, ONNX in ONNX Runtime.
+"""
 
 from __future__ import annotations
 
+import platform
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from py_authoring.archive_view import Archive, InvalidFileContractError, read_archive
+from py_authoring import trusted
+from py_authoring.archive_view import Archive, InvalidFileContractError, metadata_of, read_archive
 from py_authoring.contract import Contract, Image
 from py_authoring.device import choose_device
 from py_authoring.difference import Difference, measure, worst
-from py_authoring.errors import AuthoringError, InvalidContractError, RefusedError
+from py_authoring.errors import AuthoringError, DeviceError, InvalidContractError, RefusedError
 from py_authoring.export import golden, picture
 from py_authoring.export.parity import last_line, run
 from py_authoring.export.returns import flatten_as
+from py_authoring.platforms import COMPILED, TORCHSCRIPT
 
 
 class ReplayError(AuthoringError, RuntimeError):
@@ -88,11 +96,12 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     """Replays the golden examples of a file.
 
     Args:
-        path: a model.pt with a contract, or what `read_archive` made of one.
+        path: a model file with a contract, or what `read_archive` made of one.
         device: auto, cpu, cuda or cuda:N; `cuda` never falls back.
 
     Raises:
-        NotFoundError, InvalidModelError: no such file, or no TorchScript archive.
+        NotFoundError, InvalidModelError: no such file, or no model.
+        RefusedError: a compiled package that is not trusted, or for another processor.
         InvalidFileContractError: it has no contract, a wrong one, or no golden examples.
         DeviceError: the device is not there.
         ReplayError: the model raises for an example, or its picture becomes another input than the one beside it.
@@ -109,16 +118,14 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     archive = path if isinstance(path, Archive) else read_archive(path)
     contract, examples = _examples(archive)
     where = choose_device(device)
-    module = archive.load(where)
-    names = [part.name for part in contract.inputs]
+    call = _open(archive, contract, where)
     seen: dict[str, list[Difference]] = {part.name: [] for part in contract.outputs}
     for number, example in enumerate(examples):
         if contract.image is not None:
             _compare_pictures(archive, contract.image, number, example)
         inputs = {name: value.to(where) for name, value in example.inputs.items()}
         try:
-            returned = run(module, [name for name in names if name in inputs], inputs)
-            outputs = flatten_as(returned, contract.returns)
+            outputs = call(inputs)
         except RefusedError as error:
             raise ReplayError(f"`{archive.path}`: golden example {number}: {error.message}") from error
         except Exception as error:  # the interpreter raises RuntimeError, or the author's own exception type
@@ -130,6 +137,76 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
             seen[part.name].append(difference)
     results = [OutputResult(part.name, worst(seen[part.name]), part.rtol, part.atol) for part in contract.outputs]
     return Verification(archive.path, contract.name, str(where), len(examples), results, time.perf_counter() - started)
+
+
+# Inputs by name → outputs by name.
+def _open(
+    archive: Archive, contract: Contract, where: torch.device
+) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    names = [part.name for part in contract.inputs]
+    if archive.platform == TORCHSCRIPT:
+        module = archive.load(where)
+
+        def interpret(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return flatten_as(run(module, [name for name in names if name in inputs], inputs), contract.returns)
+
+        return interpret
+    if where.type != "cpu":
+        raise DeviceError(f"`{archive.path}` runs on the CPU only here", hint="`--device cpu`")
+    opened: Any
+    try:
+        if archive.platform == COMPILED:
+            _refuse_foreign_code(archive)
+            from py_authoring.export.compiled import Package
+
+            opened = Package(archive.data)
+        else:
+            from py_authoring.export.onnx_file import Session
+
+            opened = Session(archive.data)
+    except AuthoringError:
+        raise
+    except Exception as error:  # torch and ONNX Runtime raise each their own
+        raise InvalidFileContractError(f"`{archive.path}` cannot be opened: {last_line(error)}") from error
+
+    def compute(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        outputs = opened.run(names, inputs)
+        if len(outputs) != len(contract.outputs):
+            raise RefusedError(f"the model gives {len(outputs)} outputs, the contract has {len(contract.outputs)}")
+        return {part.name: value for part, value in zip(contract.outputs, outputs, strict=True)}
+
+    return compute
+
+
+#: torch's word for a set of instructions → Linux' word for the processor's part of it.
+_FLAGS = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni", "AMX_TILE": "amx_tile"}
+
+
+def _refuse_foreign_code(archive: Archive) -> None:
+    if not trusted.is_trusted(archive.path, archive.data):
+        raise RefusedError(
+            f"`{archive.path}` is machine code that `{trusted.list_of(archive.path)}` does not name, and is not opened",
+            hint="it could do anything; its author's SHA-256 goes there once you trust it, or export it yourself",
+        )
+    metadata = metadata_of(archive)
+    machine, wanted = metadata.get("AOTI_MACHINE", ""), metadata.get("AOTI_CPU_ISA", "").split()
+    flags = _processor_flags()
+    lacks = [each for each in wanted if flags and _FLAGS.get(each, each.lower()) not in flags]
+    if (machine and machine != platform.machine()) or lacks:
+        what = machine if machine != platform.machine() else ", ".join(lacks)
+        raise RefusedError(
+            f"`{archive.path}` was compiled for a processor with {what}, which this one is not",
+            hint="`py-authoring export … --method compiled` on this machine makes one for it",
+        )
+
+
+def _processor_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return set(line.partition(":")[2].split())
 
 
 def _compare_pictures(archive: Archive, image: Image, number: int, example: golden.Example) -> None:

@@ -26,12 +26,20 @@ EXAMPLES = """\b
 Examples:
   py-authoring export mnist
   py-authoring export mnist --method trace --checkpoint last
+  py-authoring export mnist --method compiled
   py-authoring export some_nn_arch --set export.golden_count=8"""
 
 
 @click.command("export", epilog=EXAMPLES)
 @model_argument
-@click.option("--method", type=click.Choice(["script", "trace"]), help="Default: the recipe's export.method.")
+@click.option(
+    "--method", type=click.Choice(["script", "trace", "compiled", "onnx"]), help="Default: the recipe's export.method."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "int8-dynamic"]),
+    help="Numbers inside the file. Default: the recipe's export.precision.",
+)
 @click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
 @click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")
 @set_option
@@ -40,6 +48,7 @@ Examples:
 def command(
     model: str,
     method: str | None,
+    precision: str | None,
     checkpoint: str | None,
     untrained: bool,
     overrides: tuple[str, ...],
@@ -47,22 +56,31 @@ def command(
 ) -> None:
     """Export a checkpoint as models/NAME/<next version>/model.pt, with contract and golden examples inside.
 
+    `--method compiled` writes machine code for this processor as model.pt2, `--method onnx` an ONNX file as model.onnx;
+    both join the newest version if it holds the same weights.
+
     The eager and the exported model run side by side on real inputs of several sizes; past the tolerance, or where a
-    trace would lose control flow, a batch size or a device, nothing is written. Prints the path of the file.
+    trace or graph would lose control flow, a batch size or a device, nothing is written. Prints the path of the file.
     """
     from py_authoring.recipe import load_recipe
+    from py_authoring.tools import check_tools
 
-    load_recipe(model, overrides=overrides, flags={"--method": method})  # a mistake is said before torch is loaded
+    # a mistake is said before torch is loaded
+    flags = {"--method": method, "--precision": precision}
+    section = load_recipe(model, overrides=overrides, flags=flags).recipe.export
+    check_tools(section.method, section.precision)
 
     from py_authoring.export import export
 
     version = export(
         model,
         method=method,
+        precision=precision,
         checkpoint=checkpoint,
         untrained=untrained,
         overrides=overrides,
         command=shlex.join(["py-authoring", *sys.argv[1:]]),
+        debug="--debug" in sys.argv,
         say=say,
     )
     for note in version.notes:

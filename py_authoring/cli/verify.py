@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\b
 Examples:
   py-authoring verify models/mnist/1/model.pt
+  py-authoring verify models/mnist/1/model.onnx
   py-authoring verify models/mnist/1/model.pt --device cuda --json"""
 
 
@@ -23,7 +24,9 @@ Examples:
 @json_option
 @common_options
 def command(file: str, device: str, as_json: bool) -> int:
-    """Replay the golden examples of a model.pt in PyTorch, and compare.
+    """Replay the golden examples of a model.pt, model.pt2 or model.onnx, and compare.
+
+    A model.pt2 is machine code: it is opened only if the trusted.toml of its model names it.
 
     Prints the largest absolute and relative difference of each output beside what is allowed; exits with 1 when one is
     over.

@@ -1,15 +1,15 @@
-"""Run → version: the order of steps from a checkpoint to a checked `models/NAME/<version>/model.pt`.
+"""Run → version: the order of steps from a checkpoint to a checked `models/NAME/<version>/model.pt`, .pt2 or .onnx.
 
-weights → samples → eager cases → script or trace → contract and golden examples → the final bytes → parity and golden
-replay on those bytes → one atomic write. Whatever fails, fails before the write.
+weights → samples → eager cases → script, trace, compile or ONNX → contract and golden examples → the final bytes →
+parity and golden replay on those bytes → one atomic write. Whatever fails, fails before the write.
 """
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,35 @@ import torch
 from torch import Tensor, nn
 
 import py_authoring
+from py_authoring import atomic, trusted
 from py_authoring.card import write_card
-from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Image, Producer, read_contract
+from py_authoring.contract import GOLDEN_FILE, Bounds, Contract, Golden, Image, Metric, Producer, read_contract
 from py_authoring.data import Splits, load_splits
 from py_authoring.difference import Difference
 from py_authoring.errors import ModelFileError, RecipeError
 from py_authoring.export import archive, golden, picture, signature
-from py_authoring.export.cases import Cases, golden_cases, run_cases
-from py_authoring.export.parity import Case, Report, compare
+from py_authoring.export.cases import EXTRA_BATCH_SIZES, GRAPH_BATCH_SIZES, Cases, golden_cases, run_cases
+from py_authoring.export.parity import Report, Runner, compare, run
+from py_authoring.export.precision import (
+    check_metrics,
+    describe_change,
+    own_tolerance,
+    reduce,
+    run_reduced,
+    tolerances,
+)
 from py_authoring.export.provenance import describe_data, describe_provenance, measure_metrics
+from py_authoring.export.returns import Layout
 from py_authoring.export.samples import Sampler, Source, from_data, make_sampler
 from py_authoring.export.script import find_device_suspicions, script
+from py_authoring.export.sibling import find_sibling
 from py_authoring.export.trace import trace
 from py_authoring.export.weights import Weights, load_weights
 from py_authoring.model_file import MODEL_FILE, example_inputs
-from py_authoring.recipe import ResolvedRecipe
+from py_authoring.platforms import COMPILED, MODEL_FILES, PLATFORMS, TORCHSCRIPT
+from py_authoring.recipe import ResolvedRecipe, load_recipe
+from py_authoring.recipe_sections import ExportSection
+from py_authoring.tools import check_tools
 
 __all__ = ["Version", "export"]
 
@@ -42,14 +56,14 @@ class Version:
     """An exported model.
 
     Attributes:
-        path: `models/NAME/<number>/model.pt`.
+        path: `models/NAME/<number>/model.pt`, .pt2 or .onnx.
         name: the model's name.
         number: of the version.
         contract: what the file says about itself.
         differences: output → largest difference between eager and exported model.
         cases: how many inputs were compared.
         notes: what a person should know, a sentence each.
-        size: bytes of model.pt.
+        size: bytes of the file.
         seconds: how long the export took.
     """
 
@@ -87,39 +101,62 @@ class Version:
 
 @dataclass(frozen=True)
 class Exported:
-    """The bytes of a model.pt that passed every check, and what was seen on the way."""
+    """The bytes of a model file that passed every check, and what was seen on the way."""
 
     data: bytes
     contract: Contract
+    examples: list[golden.Example]
     report: Report
     notes: list[str]
+
+
+@dataclass(frozen=True)
+class Form:
+    """The model as it will be written.
+
+    Attributes:
+        notes: what a person should know.
+        write: contract and golden examples → the file's bytes.
+        load: the file's bytes → what runs them.
+    """
+
+    notes: list[str]
+    write: Callable[[Contract, bytes], bytes]
+    load: Callable[[bytes], Runner]
 
 
 def export(
     model: str | Path,
     *,
     method: str | None = None,
+    precision: str | None = None,
     checkpoint: str | Path | None = None,
     untrained: bool = False,
     overrides: Sequence[str] = (),
     command: str | None = None,
+    debug: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Version:
     """Exports a model as the next version in its folder, if the exported file computes what the eager model does.
 
+    A compiled or ONNX file joins the newest version, if that holds the same weights.
+
     Args:
         model: a name in ./models, or a path to a model's folder.
-        method: `script` or `trace`; default: the recipe's.
+        method: `script`, `trace`, `compiled` or `onnx`; default: the recipe's.
+        precision: `fp32`, `bf16` or `int8-dynamic`; default: the recipe's.
         checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
         untrained: export the initial weights; a recipe without data has no others.
         overrides: `key=value` texts, as `export.golden_count=8`.
         command: what is written into the file as the command that made it.
+        debug: let compilers print.
         say: gets a line for each step.
 
     Raises:
         NotFoundError: no such model, run or checkpoint.
         RecipeError: the export section does not fit the model.
-        RefusedError: the model cannot be scripted, or a trace would lose something; names the source line.
+        RefusedError: the model cannot be scripted, or a trace or graph would lose something; names the source line.
+        UnavailableError: a compiler or a package that the method needs is not here.
         ParityError: the exported model differs from the eager one.
         WriteError: the disk is full. In every case nothing is written.
 
@@ -131,13 +168,17 @@ def export(
         (1, ['output', 'new_h'])
     """
     started = time.perf_counter()
-    weights = load_weights(model, checkpoint=checkpoint, untrained=untrained, method=method, overrides=overrides)
+    flags = {"--method": method, "--precision": precision}
+    asked = load_recipe(model, overrides=overrides, flags=flags).recipe.export
+    check_tools(asked.method, asked.precision)
+    weights = load_weights(
+        model, checkpoint=checkpoint, untrained=untrained, method=method, precision=precision, overrides=overrides
+    )
     resolved = weights.resolved
     say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
     splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved)
-    exported = build(weights, splits, command)
-    card = write_card(exported.contract, procedure=_procedure(weights), notes=exported.notes)
-    path = archive.write_version(resolved.directory, exported.data, card)
+    exported = build(weights, splits, command, debug)
+    path = _write(weights, exported)
     return Version(
         path=path,
         name=resolved.name,
@@ -151,22 +192,34 @@ def export(
     )
 
 
-def build(weights: Weights, splits: Splits | None = None, command: str | None = None) -> Exported:
-    """Everything but the write: the checked bytes of a model.pt.
+def build(weights: Weights, splits: Splits | None = None, command: str | None = None, debug: bool = False) -> Exported:
+    """Everything but the write: the checked bytes of a model file.
 
     Args:
         weights: the eager model and its recipe.
         splits: the data, if there is any: for example inputs, labels, metrics and the digest.
         command: for the provenance.
+        debug: let compilers print.
     """
     resolved, model = weights.resolved, weights.model.eval()
     section = resolved.recipe.export
     sampler = _sampler(weights, splits)
-    cases = run_cases(model, sampler, section.batch_sizes, section.output_names, resolved.directory / MODEL_FILE)
-    module, notes = _compile(model, sampler, cases.cases, section.method)
+    extra = EXTRA_BATCH_SIZES if PLATFORMS[section.method] == TORCHSCRIPT else GRAPH_BATCH_SIZES
+    file = resolved.directory / MODEL_FILE
+    cases = run_cases(model, sampler, section.batch_sizes, section.output_names, file, extra)
+    target = model
+    if section.precision != "fp32":
+        target = reduce(model, section.precision, sampler.names, cases.layout, cases.cases[0])
+    form = _form(target, sampler, cases, section, debug)
+    notes = form.notes
     if weights.checkpoint is None:
         notes.insert(0, f"untrained: the weights are the initial ones of seed {resolved.recipe.training.seed}")
-    contract = _contract(weights, sampler, cases, section.golden_count, splits, command)
+    contract = _contract(weights, target, sampler, cases, splits, command)
+    if target is not model:
+        before = [metric for metric in contract.metrics if metric.precision]
+        after = [metric for metric in contract.metrics if not metric.precision]
+        check_metrics(before, after, section.max_metric_drop, section.precision)
+        notes.append(describe_change(before, after, section.precision))
     pictures: dict[str, bytes] = {}
     through_file = partial(_through_a_file, contract.image, pictures)
     examples = golden_cases(
@@ -176,14 +229,50 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
         notes.append(
             f"golden examples have no picture: no file becomes such values of `{contract.image.input}` by export.image"
         )
-    stored = golden.to_bytes(
-        [golden.Example(case.inputs, case.outputs, {} if n else pictures) for n, case in enumerate(examples)]
-    )
-    data = archive.to_bytes(module, contract, stored)
-    exported = archive.from_bytes(data)
-    report = compare(exported, sampler.names, cases.layout, [*cases.cases, *examples], section.rtol, section.atol)
+    kept = [golden.Example(case.inputs, case.outputs, {} if n else pictures) for n, case in enumerate(examples)]
+    stored = golden.to_bytes(kept)
+    compared = [*cases.cases, *examples]
+    allowed = None
+    if target is not model:
+        small = run_reduced(target, sampler.names, cases.layout, compared, section.precision)
+        allowed = tolerances(compared, small, section.rtol, section.atol)
+        contract = _with_tolerances(contract, allowed)
+    data = form.write(contract, stored)
+    exported = form.load(data)
+    if target is not model:
+        compare(exported, small, *own_tolerance(section.precision))  # what the wide tolerance below would let through
+    report = compare(exported, compared, section.rtol, section.atol, allowed)
     golden.from_bytes(stored, contract)
-    return Exported(data, contract, report, notes)
+    return Exported(data, contract, kept, report, notes)
+
+
+def _with_tolerances(contract: Contract, allowed: Mapping[str, tuple[float, float]]) -> Contract:
+    outputs = [
+        part.model_copy(update={"rtol": allowed[part.name][0], "atol": allowed[part.name][1]})
+        for part in contract.outputs
+    ]
+    return contract.model_copy(update={"outputs": outputs})
+
+
+def _write(weights: Weights, exported: Exported) -> Path:
+    directory, contract = weights.resolved.directory, exported.contract
+    if contract.platform == COMPILED:
+        trusted.check(directory / trusted.TRUSTED_FILE)
+    # TorchScript is what a version begins with: it never joins one
+    beside = None if contract.platform == TORCHSCRIPT else find_sibling(directory, contract, exported.examples)
+    if beside is not None:
+        path = beside / MODEL_FILES[contract.platform]
+        atomic.write_bytes(path, exported.data)
+    else:
+        card = write_card(contract, procedure=_procedure(weights), notes=exported.notes)
+        path = archive.write_version(directory, exported.data, contract, card)
+    if contract.platform == COMPILED:
+        try:
+            trusted.add(path, exported.data, str(contract.provenance.created))
+        except BaseException:  # a package that no host may open is half an export
+            archive.remove_version(path, alone=beside is None)
+            raise
+    return path
 
 
 def _through_a_file(image: Image | None, pictures: dict[str, bytes], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -197,16 +286,47 @@ def _through_a_file(image: Image | None, pictures: dict[str, bytes], inputs: dic
     return {**inputs, image.input: batch}
 
 
-def _compile(
-    model: nn.Module, sampler: Sampler, cases: Sequence[Case], method: str
-) -> tuple[torch.jit.ScriptModule, list[str]]:
-    if method == "script":
+def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSection, debug: bool) -> Form:
+    names, layout = sampler.names, cases.layout
+    # torch.export is half a second that TorchScript does not need
+    if section.method == "compiled":
+        from py_authoring.export import compiled
+
+        library = compiled.compile_model(model, sampler, cases, section.batch_sizes, debug)
+        return Form(
+            library.notes,
+            partial(compiled.to_bytes, library),
+            lambda data: _flat_runner(compiled.Package(data).run, names, layout),
+        )
+    if section.method == "onnx":
+        from py_authoring.export import onnx_file
+
+        graph = onnx_file.export_model(model, sampler, cases, section.batch_sizes, debug)
+        return Form(
+            graph.notes,
+            partial(onnx_file.to_bytes, graph),
+            lambda data: _flat_runner(onnx_file.Session(data).run, names, layout),
+        )
+    if section.method == "script":
         module = script(model)
-        return module, find_device_suspicions(module)
-    first, others = cases[0], [case for case in cases[1:] if all(case.sizes.values())]
-    # other values of the same sizes, then every other size: only what changes with the input can tell itself apart
-    same = sampler.draw(first.sizes, 77)
-    return trace(model, sampler.names, first.inputs, [same, *(case.inputs for case in others[:8])]), []
+        notes = find_device_suspicions(module)
+    else:
+        first, others = cases.cases[0], [case for case in cases.cases[1:] if all(case.sizes.values())]
+        # other values of the same sizes, then every other size: only what changes with the input can tell itself apart
+        same = sampler.draw(first.sizes, 77)
+        module = trace(model, names, first.inputs, [same, *(case.inputs for case in others[:8])])
+        notes = []
+    return Form(notes, partial(archive.to_bytes, module), lambda data: _runner(archive.from_bytes(data), names, layout))
+
+
+def _runner(module: torch.jit.ScriptModule, names: Sequence[str], layout: Layout) -> Runner:
+    return lambda inputs: layout.flatten(run(module, names, inputs))
+
+
+def _flat_runner(
+    call: Callable[[Sequence[str], Mapping[str, Tensor]], list[Tensor]], names: Sequence[str], layout: Layout
+) -> Runner:
+    return lambda inputs: dict(zip(layout.names, call(names, inputs), strict=True))
 
 
 def _sampler(weights: Weights, splits: Splits | None) -> Sampler:
@@ -235,13 +355,19 @@ def _sampler(weights: Weights, splits: Splits | None) -> Sampler:
 
 
 def _contract(
-    weights: Weights, sampler: Sampler, cases: Cases, count: int, splits: Splits | None, command: str | None
+    weights: Weights,
+    target: nn.Module,
+    sampler: Sampler,
+    cases: Cases,
+    splits: Splits | None,
+    command: str | None,
 ) -> Contract:
     resolved = weights.resolved
     section = resolved.recipe.export
     labels = splits.labels if splits is not None and resolved.recipe.task == "classification" else None
-    # a recording knows no defaults: there every input is needed
-    optional = [] if section.method == "trace" else _with_default(weights.model)
+    # a recording or graph knows no defaults, nor does what stands around a bfloat16 model: there every input is needed
+    plain = section.method == "script" and section.precision != "bf16"
+    optional = _with_default(weights.model) if plain else []
     inputs = signature.describe_inputs(sampler, cases.cases, optional)
     outputs = signature.describe_outputs(cases.layout.names, cases.cases, section, labels)
     dims = signature.bounds_of({dim: sizes for dim, sizes in cases.tried.items() if sizes})
@@ -250,7 +376,7 @@ def _contract(
         name=resolved.name,
         description=section.description,
         license=section.license,
-        platform="pytorch_torchscript",
+        platform=PLATFORMS[section.method],
         inputs=inputs,
         outputs=outputs,
         returns=cases.layout.tree,
@@ -259,13 +385,19 @@ def _contract(
             **{name: Bounds() for part in outputs for name in part.dims if str(name) == name and name not in dims},
         },
         image=signature.describe_image(section, inputs),
-        metrics=[] if splits is None else measure_metrics(weights, splits),
+        metrics=[] if splits is None else _metrics(weights, target, splits),
         data=None if splits is None else describe_data(splits),
-        golden=Golden(file=GOLDEN_FILE, count=count),
+        golden=Golden(file=GOLDEN_FILE, count=section.golden_count),
         producer=Producer(name="py_authoring", version=py_authoring.__version__),
         provenance=describe_provenance(weights, command),
     )
     return read_contract(contract.to_json().encode())
+
+
+# Those of the file first; beside them, where it holds smaller numbers, those that the model had before.
+def _metrics(weights: Weights, target: nn.Module, splits: Splits) -> list[Metric]:
+    own = measure_metrics(replace(weights, model=target), splits)
+    return own if target is weights.model else own + measure_metrics(weights, splits, precision="fp32")
 
 
 def _from_model_file(resolved: ResolvedRecipe) -> Source:

@@ -1,4 +1,4 @@
-"""A scripted or traced module, its contract and its golden examples → the bytes of `model.pt` → a version's folder.
+"""Scripted module, contract and golden examples → bytes of `model.pt`; any model's bytes → a version's folder.
 
 The folder appears whole or not at all, and the number that it gets was free.
 """
@@ -6,6 +6,7 @@ The folder appears whole or not at all, and the number that it gets was free.
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from py_authoring import atomic
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from py_authoring.errors import WriteError
+from py_authoring.platforms import MODEL_FILES
 
-MODEL_FILE = "model.pt"
 CARD_FILE = "README.md"
 _TRIES = 100
 
@@ -53,25 +54,34 @@ def versions(directory: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name and name != "0")
 
 
-def write_version(directory: Path, model: bytes, card: str) -> Path:
-    """Writes `<next version>/model.pt` and the model card beside it, in one step.
+def write_version(directory: Path, model: bytes, contract: Contract, card: str) -> Path:
+    """Writes `<next version>/model.pt` (.pt2, .onnx) and the model card beside it, in one step.
 
     Returns:
-        The path of the model.pt.
+        The path of the model.
 
     Raises:
         WriteError: the disk is full, the folder not writable; no version and no part of one is left.
     """
+    name = MODEL_FILES[contract.platform]
     atomic.clear_stale(directory)
     for _ in range(_TRIES):
         folder = directory / str(max(versions(directory), default=0) + 1)
         try:
             with atomic.write_folder(folder) as temporary:
-                (temporary / MODEL_FILE).write_bytes(model)
+                (temporary / name).write_bytes(model)
                 (temporary / CARD_FILE).write_text(card, encoding="utf-8")
         except WriteError:
             if not folder.exists():
                 raise
             continue  # another export took this number between our look and our rename
-        return folder / MODEL_FILE
+        return folder / name
     raise WriteError(f"cannot find a free version number in `{directory}`")
+
+
+def remove_version(path: Path, *, alone: bool) -> None:
+    """Takes back what was just written: the file, or the whole folder if it is `alone` there."""
+    if alone:
+        shutil.rmtree(path.parent, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

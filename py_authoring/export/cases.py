@@ -20,6 +20,8 @@ from py_authoring.model_file import first_line, where
 
 #: Tried besides the recipe's: nothing, one, and one that few would write into a model by chance.
 EXTRA_BATCH_SIZES = (0, 1, 3)
+#: The same for a graph. No batch of nothing: compiled matrix products divide by the batch size, and die of it (SIGFPE).
+GRAPH_BATCH_SIZES = (1, 3, 7)
 
 
 @dataclass
@@ -43,8 +45,9 @@ def run_cases(
     batch_sizes: Sequence[int],
     output_names: Sequence[str] | None,
     file: Path,
+    extra: Sequence[int] = EXTRA_BATCH_SIZES,
 ) -> Cases:
-    """Runs the eager model at the recipe's batch sizes, at batch 0, 1 and 3, and at other sizes of other dimensions.
+    """Runs the eager model at the recipe's batch sizes, at those of `extra`, and at other sizes of other dimensions.
 
     Args:
         model: in evaluation mode.
@@ -52,6 +55,7 @@ def run_cases(
         batch_sizes: these must work.
         output_names: the recipe's names.
         file: model.py, for messages.
+        extra: batch sizes that may fail.
 
     Raises:
         ModelFileError: forward fails at one of `batch_sizes`; names the line.
@@ -66,7 +70,7 @@ def run_cases(
         sizes = {batch: size} if batch else {}
         _add(result, model, sampler, sizes, number, file)
     if batch:
-        for size in (size for size in EXTRA_BATCH_SIZES if size not in required):
+        for size in (size for size in extra if size not in required):
             _try(result, model, sampler, {batch: size}, 50 + size, batch)
     natural = sampler.sizes_of(first)
     for dim in (dim for dim in sampler.dims if dim != batch):

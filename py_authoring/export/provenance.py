@@ -27,16 +27,18 @@ def describe_provenance(weights: Weights, command: str | None) -> Provenance:
         created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         command=command,
         method=recipe.export.method,
+        precision=None if recipe.export.precision == "fp32" else recipe.export.precision,
         run=weights.run,
         checkpoint=None if file is None else file.stem if weights.run is not None else str(file),
         untrained=True if file is None else None,
     )
 
 
-def measure_metrics(weights: Weights, splits: Splits) -> list[Metric]:
+def measure_metrics(weights: Weights, splits: Splits, precision: str | None = None) -> list[Metric]:
     """What the eager model does on the test data, or on the validation data if there is no test split.
 
-    Measured here and now, so that the figures belong to the very weights in the file.
+    Measured here and now, so that the figures belong to the very weights in the file; `precision` is written beside
+    them.
     """
     name, dataset = ("test", splits.test) if len(splits.test) else ("validation", splits.validation)
     if len(dataset) == 0:
@@ -49,6 +51,7 @@ def measure_metrics(weights: Weights, splits: Splits) -> list[Metric]:
             dataset=splits.name,
             split=name,
             samples=evaluation.samples,
+            precision=precision,
         )
         for metric, value in evaluation.metrics.items()
     ]

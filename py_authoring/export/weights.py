@@ -46,6 +46,7 @@ def load_weights(
     checkpoint: str | Path | None = None,
     untrained: bool = False,
     method: str | None = None,
+    precision: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Weights:
     """Builds the model of a folder and loads its weights.
@@ -54,7 +55,8 @@ def load_weights(
         model: a name in ./models, or a path to a model's folder.
         checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
         untrained: take the initial weights of training.seed; a recipe without data has no others.
-        method: script or trace; default: the recipe's.
+        method: script, trace, compiled or onnx; default: the recipe's.
+        precision: fp32, bf16 or int8-dynamic; default: the recipe's.
         overrides: `key=value` texts.
 
     Raises:
@@ -62,7 +64,7 @@ def load_weights(
         CheckpointError: it does not fit model.py.
         UsageError: a checkpoint was named and the initial weights asked for.
     """
-    flags = {"--method": method}
+    flags = {"--method": method, "--precision": precision}
     current = load_recipe(model, overrides=overrides, flags=flags)
     if untrained and checkpoint is not None:
         raise UsageError("`--untrained` and `--checkpoint` contradict each other")

@@ -55,6 +55,35 @@ class Layers(nn.Module):
         return x, {"largest": x.amax(-1)}, x.dim(), float(x.mean()), all
 
 
+class Small(nn.Module):
+    """Layers of a few numbers, with and without bias and activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 17), nn.Linear(17, 33, bias=False), nn.Linear(33, 3)
+        with torch.no_grad():
+            self.c.weight[1, 2] = float("inf")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.c(torch.tanh(self.b(torch.relu(self.a(x))))), -1)
+
+
+class Recurrent(nn.Module):
+    """An LSTM whose state comes from outside, or is zero."""
+
+    def __init__(self, inputs: int, hidden: int, layers: int, bias: bool, batch_first: bool):
+        super().__init__()
+        self.cells = nn.LSTM(inputs, hidden, layers, bias=bias, batch_first=batch_first)
+        self.head = nn.Linear(hidden, 3)
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        if h is None or c is None:
+            y, (h, c) = self.cells(x)
+        else:
+            y, (h, c) = self.cells(x, (h, c))
+        return self.head(y), h, c
+
+
 class SamePadding(nn.Module):
     def __init__(self):
         super().__init__()
@@ -171,6 +200,44 @@ def test_other_networks_give_the_same_numbers(tmp_path, module, rows):
         assert model.speed == "optimised"
     if module is Layers:
         same(model(x, times=3), plain(torch.from_numpy(x), times=3))
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (2,), (13,), (14,), (15,), (200,), (3, 5), (0,)])
+def test_layers_of_a_few_numbers_give_the_same_numbers(tmp_path, rows):
+    path = tmp_path / "m.pt"
+    plain = saved(Small, path)
+    model = rust_host.Model(path, "cpu")
+    x = floats(*rows, 4)
+    same(model(floats(2, 4)), plain(torch.from_numpy(floats(2, 4))))
+    assert model.speed == "optimised"
+    for y in (x, np.asfortranarray(x), x * np.float32(np.inf), x * np.float32(0), -x * np.float32(np.nan)):
+        same(model(y), plain(torch.from_numpy(np.ascontiguousarray(y))))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "layers", "bias", "batch_first"),
+    [(4, 5, 1, True, True), (7, 33, 2, False, False), (64, 128, 2, True, True), (3, 16, 3, True, False)],
+)
+def test_an_lstm_of_every_size_gives_the_same_numbers(tmp_path, inputs, hidden, layers, bias, batch_first):
+    path = tmp_path / "m.pt"
+    plain = saved(lambda: Recurrent(inputs, hidden, layers, bias, batch_first), path)
+    model = rust_host.Model(path, "cpu")
+    for batch, time in [(1, 9), (1, 1), (2, 5), (3, 4), (5, 3), (7, 6), (8, 2), (9, 4), (40, 3)]:
+        x = floats(batch, time, inputs) if batch_first else floats(time, batch, inputs)
+        state = [floats(layers, batch, hidden), floats(layers, batch, hidden)[::-1]]
+        before = [s.copy() for s in state]
+        for given in ([x], [x, *state], [x * np.float32(1e30), *state], [x * np.float32(np.nan), *state]):
+            same(model(*given), plain(*(torch.from_numpy(g.copy()) for g in given)))
+        assert model.speed == "optimised"
+        assert all(np.array_equal(s, b) for s, b in zip(state, before, strict=True))
+    alone = floats(4, inputs)
+    same(model(alone), plain(torch.from_numpy(alone)))
+    wrong = floats(2, 3, inputs + 1), *(floats(layers, 2 if batch_first else 3, hidden) for _ in range(2))
+    with pytest.raises(rust_host.FailedError, match="must be equal to input_size"):
+        model(*wrong)
+    rows = 2 if batch_first else 3
+    with pytest.raises(rust_host.FailedError, match="Expected hidden"):
+        model(floats(2, 3, inputs), floats(layers, rows + 1, hidden), floats(layers, rows + 1, hidden))
 
 
 @pytest.mark.parametrize(

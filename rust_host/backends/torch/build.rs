@@ -7,8 +7,8 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    let sources =
-        ["checks", "device", "fast", "guard", "module", "state", "value"].map(|name| format!("csrc/{name}.cpp"));
+    let sources = ["checks", "device", "fast", "guard", "lstm", "module", "small", "state", "value"]
+        .map(|name| format!("csrc/{name}.cpp"));
     println!("cargo::rerun-if-changed=csrc");
     cc::Build::new()
         .cpp(true)

@@ -3,7 +3,7 @@
 
 use rust_host_engine::{
     Contract, Datatype, Error, ErrorKind, Method, Result, Tensor, Type, Value, file, foreign::Provisional, json,
-    model::expected_type, npy, picture,
+    model::expected_type, npy, onnx, picture,
 };
 use std::{
     ffi::{OsStr, OsString},
@@ -165,7 +165,11 @@ impl Gathering<'_> {
     }
 
     fn expected(&self, name: &str) -> Result<(Type, Option<Datatype>)> {
+        // Files of others are not checked against the model; a graph is what is run.
+        let graph = self.provisional.filter(|by| self.contract.is_none() && by.from == onnx::GRAPH);
+        let datatype = graph.and_then(|by| by.inputs.iter().find(|e| e.name == name)?.datatype);
         expected_type(self.method, self.contract, name)
+            .map(|(kind, by_contract)| (kind, by_contract.or(datatype)))
             .ok_or_else(|| Error::invalid_input(format!("unknown input `{name}`, the model takes {}", self.all())))
     }
 
@@ -278,8 +282,9 @@ impl Gathering<'_> {
             _ => Tensor::from_elements(shape, values),
         };
         let Ok(converted) = converted else { return tensor };
+        let by = if self.contract.is_some() { "the contract" } else { "the model" };
         self.found.notes.push(format!(
-            "input `{name}` was {}, converted to {} as the contract asks",
+            "input `{name}` was {}, converted to {} as {by} asks",
             tensor.datatype().numpy_name(),
             wanted.numpy_name()
         ));

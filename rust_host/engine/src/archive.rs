@@ -1,6 +1,11 @@
 //! A file → the parts of a model file of one [`Platform`], or a sentence that says what the file is instead.
 
-use crate::{Contract, Error, ErrorKind, Platform, Result, contract, file, zip::Zip};
+use crate::{
+    Contract, Error, ErrorKind, Platform, Result, contract, file,
+    onnx::{self, Onnx},
+    zip::Zip,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
 use std::{borrow::Cow, path::Path, sync::Arc};
 
 /// A model file in memory. Every member's checksum was compared when it was opened.
@@ -9,8 +14,16 @@ pub struct Archive {
     path: std::path::PathBuf,
     bytes: Arc<Vec<u8>>,
     platform: Platform,
-    zip: Zip,
-    stem: String,
+    content: Content,
+}
+
+/// How the file is put together.
+#[derive(Clone)]
+enum Content {
+    /// Members in one top folder.
+    Zip(Zip, String),
+    /// A graph with notes.
+    Onnx(Arc<Onnx>),
 }
 
 /// The newest archive format that this libtorch reads (`caffe2/serialize/versions.h`, kMaxSupportedFileFormatVersion).
@@ -38,17 +51,18 @@ impl Archive {
         let shown = path.display();
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
         if !bytes.starts_with(b"PK\x03\x04") {
-            return Err(at(not_a_zip(&bytes)));
+            let onnx = Arc::new(read_onnx(path, &bytes).map_err(at)?);
+            return Ok(Self { path: path.to_owned(), bytes, platform: Platform::Onnx, content: Content::Onnx(onnx) });
         }
         let zip = Zip::open(bytes.clone()).map_err(at)?;
         let (platform, stem) = find_stem(&zip).map_err(at)?;
         if platform == Platform::TorchScript {
             refuse_other_spellings(&zip, &stem).map_err(at)?;
         }
-        let archive = Self { path: path.to_owned(), bytes, platform, zip, stem };
-        for member in archive.zip.members() {
-            archive.zip.read(member).map_err(at)?;
+        for member in zip.members() {
+            zip.read(member).map_err(at)?;
         }
+        let archive = Self { path: path.to_owned(), bytes, platform, content: Content::Zip(zip, stem) };
         archive.check_format().map_err(at)?;
         Ok(archive)
     }
@@ -73,14 +87,17 @@ impl Archive {
     /// # Errors
     /// `InvalidModel` if it is damaged.
     pub fn member(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
-        let full = format!("{}/{name}", self.stem);
-        self.zip.find(&full).map(|m| self.zip.read(m)).transpose()
+        let Content::Zip(zip, stem) = &self.content else { return Ok(None) };
+        zip.find(&format!("{stem}/{name}")).map(|m| zip.read(m)).transpose()
     }
 
     /// Names and sizes of all members below the top folder.
     pub fn members(&self) -> impl Iterator<Item = (&str, u64)> {
-        let cut = self.stem.len() + 1;
-        self.zip.members().iter().map(move |m| (m.name.get(cut..).unwrap_or(&m.name), m.size))
+        let (members, cut) = match &self.content {
+            Content::Zip(zip, stem) => (zip.members(), stem.len() + 1),
+            Content::Onnx(_) => (&[][..], 0),
+        };
+        members.iter().map(move |m| (m.name.get(cut..).unwrap_or(&m.name), m.size))
     }
 
     /// A file that was saved beside the model, by its name; `None` if there is none.
@@ -88,11 +105,30 @@ impl Archive {
     /// # Errors
     /// `InvalidModel` if it is damaged.
     pub fn extra(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>> {
-        self.member(&format!("extra/{name}"))
+        if self.platform != Platform::Onnx {
+            return self.member(&format!("extra/{name}"));
+        }
+        let damaged =
+            || Error::invalid_model(format!("`{}`: its note `{GOLDEN_NOTE}` is no base64", self.path.display()));
+        Ok(match name {
+            "contract.json" => onnx::note(&self.bytes, CONTRACT_NOTE)?.map(Cow::Borrowed),
+            "golden.safetensors" => onnx::note(&self.bytes, GOLDEN_NOTE)?
+                .map(|text| BASE64_STANDARD.decode(text).map(Cow::Owned).map_err(|_| damaged()))
+                .transpose()?,
+            _ => None,
+        })
     }
 
-    /// Names and sizes of what was saved beside the model (`_extra_files` of `torch.jit.save`).
+    /// What the graph of an ONNX file says; `None` for other files.
+    pub fn onnx(&self) -> Option<&Onnx> {
+        if let Content::Onnx(onnx) = &self.content { Some(onnx) } else { None }
+    }
+
+    /// Names and sizes of what was saved beside the model (`_extra_files` of `torch.jit.save`, `metadata_props` of ONNX).
     pub fn extra_files(&self) -> Vec<(String, u64)> {
+        if let Content::Onnx(onnx) = &self.content {
+            return onnx.notes.clone();
+        }
         self.members().filter_map(|(n, s)| Some((n.strip_prefix("extra/")?.to_owned(), s))).collect()
     }
 
@@ -116,6 +152,9 @@ impl Archive {
 
     /// Version of the archive format, where the file says one.
     pub fn format(&self) -> Result<Option<u64>> {
+        if let Content::Onnx(onnx) = &self.content {
+            return Ok(Some(onnx.ir_version));
+        }
         let member = self.member("version")?.or(self.member(".data/version")?);
         Ok(member.and_then(|m| std::str::from_utf8(&m).ok()?.trim().parse().ok()))
     }
@@ -133,12 +172,11 @@ impl Archive {
 
 const SAVE: &str = "save it with `torch.jit.script(model.eval()).save(\"model.pt\")`";
 
-/// Says what a file is that does not begin as a zip.
-fn not_a_zip(bytes: &[u8]) -> Error {
+/// Says what a file is that does not begin as a zip, where it is something known.
+fn something_else(bytes: &[u8], expected: &str) -> Option<Error> {
     let head = &bytes[..bytes.len().min(512)];
     let text = std::str::from_utf8(head).unwrap_or_default().trim_start();
-    let is =
-        |what: &str, hint: &str| Error::invalid_model(format!("{what}, expected a TorchScript archive")).hint(hint);
+    let is = |what: &str, hint: &str| Some(Error::invalid_model(format!("{what}, expected {expected}")).hint(hint));
     let safetensors =
         head.len() > 9 && head[8] == b'{' && u64::from_le_bytes(head[..8].try_into().unwrap_or([0; 8])) < 100 << 20;
     match () {
@@ -147,13 +185,13 @@ fn not_a_zip(bytes: &[u8]) -> Error {
             "load the weights into the model in Python (`safetensors.torch.load_file`), then `torch.jit.script(model).save(\"model.pt\")`",
         ),
         () if head.get(4..8) == Some(b"PTMF") => is("it is a mobile flatbuffer of PyTorch", SAVE),
+        () if head.get(4..8) == Some(b"ORTM") => {
+            is("it is a model in ONNX Runtime's own format (.ort)", "give the ONNX file that it was made of")
+        }
         () if head.starts_with(b"\x89HDF\r\n") => {
             is("it is an HDF5 file, as Keras writes them", "export the model from PyTorch")
         }
         () if head.starts_with(b"GGUF") => is("it is a GGUF file", "export the model from PyTorch"),
-        () if looks_like_onnx(head) => {
-            is("it is an ONNX file", "`py-authoring export` writes TorchScript from the PyTorch model it was made of")
-        }
         () if head.starts_with(b"\x80") => is(
             "it is a pickle, as `torch.save` wrote them before torch 1.6",
             "in Python: `model = torch.load(FILE, weights_only=False)` if you trust it, then `torch.jit.script(model).save(\"model.pt\")`",
@@ -163,14 +201,26 @@ fn not_a_zip(bytes: &[u8]) -> Error {
             is("it is a Git LFS pointer", "`git lfs pull` fetches the file")
         }
         () if head.starts_with(b"\x1f\x8b") => is("it is a gzip file", "unpack it first: `gunzip`"),
-        () => is("it is not a zip", SAVE),
+        () => None,
     }
 }
 
-/// An ONNX file is a protobuf whose first fields are ir_version (8) and producer_name (0x12).
-fn looks_like_onnx(head: &[u8]) -> bool {
-    head.len() > 4 && head[0] == 8 && head[1] < 32 && matches!(head[2], 0x12 | 0x1a | 0x3a | 0x42)
+/// The notes of an ONNX file that are its contract and its golden examples, these in base64.
+const CONTRACT_NOTE: &str = "rust_host.contract";
+const GOLDEN_NOTE: &str = "rust_host.golden";
+
+/// ONNX has no mark of its own: a file that begins as exporters write it, or one of that ending which can be read.
+fn read_onnx(path: &Path, bytes: &[u8]) -> Result<Onnx> {
+    let is_named_so = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    match (onnx::seems_to_be(bytes), is_named_so) {
+        (true, _) => Onnx::read(bytes),
+        (false, true) => Onnx::read(bytes).map_err(|e| something_else(bytes, "an ONNX file").unwrap_or(e)),
+        (false, false) => Err(something_else(bytes, TORCHSCRIPT)
+            .unwrap_or_else(|| Error::invalid_model(format!("it is not a zip, expected {TORCHSCRIPT}")).hint(SAVE))),
+    }
 }
+
+const TORCHSCRIPT: &str = "a TorchScript archive";
 
 /// What the archive holds, and the one top folder that torch writes everything into.
 fn find_stem(zip: &Zip) -> Result<(Platform, String)> {

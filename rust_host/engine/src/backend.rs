@@ -1,6 +1,8 @@
 //! What a backend does for the engine: open a file on a device, and run it. libtorch lies behind this trait.
 
-use crate::{Archive, Device, DeviceRequest, Error, Method, Platform, Result, Value, machine::LibtorchLocation};
+use crate::{
+    Archive, Device, DeviceRequest, Error, Method, Platform, Result, Value, machine::LibtorchLocation, onnx::Onnx,
+};
 use std::sync::Arc;
 
 /// Runs one kind of file. One object a process; many threads may use it at once.
@@ -74,6 +76,11 @@ pub trait Program: Send + Sync {
 
     /// Every operator that the model's code calls, as the library names them: `aten::conv2d`, `prim::If`.
     fn operators(&self) -> &[String];
+
+    /// What the file's graph says of its inputs and outputs, where it has one that does.
+    fn graph(&self) -> Option<&Onnx> {
+        None
+    }
 
     /// Whether a call changes what a later one computes: the model's code writes to its own attributes. Such a program is
     /// called by one thread at a time.

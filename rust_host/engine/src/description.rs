@@ -19,7 +19,8 @@ pub struct Description {
     pub format: Option<u64>,
     /// What runs it.
     pub platform: Platform,
-    /// Name of the top module's class: `__torch__.Net`; for compiled code the machine that it was compiled for.
+    /// Name of the top module's class: `__torch__.Net`; for compiled code the machine that it was compiled for, for
+    /// ONNX its sets of operators and what wrote it.
     pub class: String,
     /// Methods of the top module, `forward` first.
     pub methods: Vec<Method>,
@@ -67,8 +68,30 @@ impl Description {
         match archive.platform() {
             Platform::TorchScript => Self::of_script(archive),
             Platform::Compiled => Self::of_package(archive),
-            Platform::Onnx => Err(crate::Error::internal("ONNX files are not described yet")),
+            Platform::Onnx => Self::of_graph(archive),
         }
+    }
+
+    fn of_graph(archive: &Archive) -> Result<Self> {
+        let onnx = archive.onnx().ok_or_else(|| crate::Error::internal("an ONNX file without a graph"))?;
+        let contract = archive.contract()?;
+        let opsets = onnx.opsets.iter().map(|(domain, version)| format!("{domain} {version}"));
+        let class = format!("graph of the operators {}", opsets.collect::<Vec<_>>().join(", "));
+        let by = if onnx.producer.is_empty() { String::new() } else { format!(", by {}", onnx.producer) };
+        let provisional = contract.is_none().then(|| onnx.signature());
+        Ok(Self {
+            file_size: archive.bytes().len() as u64,
+            format: archive.format()?,
+            platform: archive.platform(),
+            class: class + &by,
+            methods: vec![contract.as_ref().map_or_else(|| onnx.method(), Contract::forward)],
+            contract,
+            tensors: onnx.tensors.clone(),
+            operators: onnx.operators.iter().cloned().collect(),
+            extra_files: archive.extra_files(),
+            state: Vec::new(),
+            foreign: Foreign { provisional, notes: Vec::new() },
+        })
     }
 
     fn of_package(archive: &Archive) -> Result<Self> {

@@ -37,6 +37,11 @@ pub fn ask(question: fn() -> bool) {
     let _first = ASK.set(question);
 }
 
+/// When this thread's time is over, for a backend that another thread has to stop.
+pub fn deadline() -> Option<Instant> {
+    DEADLINE.get().map(|(end, _)| end)
+}
+
 /// Whether the computation of this thread should end.
 pub fn is_wanted() -> bool {
     DEADLINE.get().is_some_and(|(end, _)| Instant::now() >= end) || ASK.get().is_some_and(|question| question())

@@ -6,6 +6,7 @@ use crate::{
     Tolerance, Type, Value,
     contract::{Dim, Input, Returns},
     error::ErrorKind,
+    onnx::Onnx,
     operators::Policy,
     scan, trust,
     turns::Turns,
@@ -170,6 +171,11 @@ impl Model {
         self.contract.as_ref()
     }
 
+    /// What the file's graph says of inputs and outputs, where it has one that does: an ONNX file.
+    pub fn graph(&self) -> Option<&Onnx> {
+        self.program.graph()
+    }
+
     /// Where it runs.
     pub fn device(&self) -> Device {
         self.program.device()
@@ -240,7 +246,13 @@ impl Model {
     /// # Errors
     /// `Mismatch` if the result is nested in another way than the contract says.
     pub fn outputs(&self, result: Value) -> Result<Vec<(String, Value)>> {
-        let Some(contract) = &self.contract else { return value::flatten(result) };
+        let Some(contract) = &self.contract else {
+            return match (self.graph().map(|g| g.outputs.as_slice()), result) {
+                // Several are a NamedTuple already.
+                (Some([one]), result) => value::flatten(Value::NamedTuple(vec![(one.name.clone(), result)])),
+                (_, result) => value::flatten(result),
+            };
+        };
         let mut leaves = Vec::with_capacity(contract.outputs.len());
         take_apart(&contract.returns, result, &mut leaves)?;
         for (name, leaf) in &leaves {

@@ -1,5 +1,5 @@
 //! Opens the backend that a model needs: for TorchScript `librust_host_torch.so`, beside the running program or in `../lib`;
-//! for compiled packages the libtorch that this library would open.
+//! for compiled packages the libtorch that this library would open; for ONNX the user's ONNX Runtime.
 //!
 //! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
@@ -30,6 +30,9 @@ pub struct Loader;
 
 impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
+        if platform == Platform::Onnx {
+            return onnx();
+        }
         let library = find_backend()?;
         let libtorch = look_for_libtorch(&library);
         libtorch.check()?;
@@ -37,7 +40,7 @@ impl Backends for Loader {
         match platform {
             Platform::TorchScript => open_library(&library),
             Platform::Compiled => rust_host_compiled::backend(libtorch.path.as_deref().unwrap_or(Path::new(LIBTORCH))),
-            Platform::Onnx => Err(Error::unavailable("this program is built without ONNX Runtime")),
+            Platform::Onnx => onnx(),
         }
     }
 
@@ -46,8 +49,18 @@ impl Backends for Loader {
     }
 
     fn let_waiting_threads_sleep(&self) {
+        #[cfg(feature = "onnx")]
+        rust_host_onnx::let_waiting_threads_sleep();
         environment::let_waiting_threads_sleep();
     }
+}
+
+/// The backend for ONNX finds its library itself.
+fn onnx() -> Result<Arc<dyn Backend>> {
+    #[cfg(feature = "onnx")]
+    return rust_host_onnx::backend();
+    #[cfg(not(feature = "onnx"))]
+    Err(Error::unavailable("this program was built without ONNX").hint("`cargo build --release --features onnx`"))
 }
 
 /// Before libtorch is loaded.

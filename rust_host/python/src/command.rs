@@ -17,8 +17,12 @@ impl Backends for Linked {
                     &libtorch.ok_or_else(|| Error::internal("libtorch is not in this process"))?,
                 )
             }
-            Platform::Onnx => Err(Error::unavailable("this wheel is built without ONNX Runtime")),
+            Platform::Onnx => rust_host_onnx::backend(),
         }
+    }
+
+    fn let_waiting_threads_sleep(&self) {
+        rust_host_onnx::let_waiting_threads_sleep();
     }
 
     fn locate(&self) -> Result<machine::LibtorchLocation> {

@@ -15,8 +15,8 @@ use pyo3::{
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
 use rust_host_engine::{
-    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, golden, host_settings, operators::Policy,
-    versions,
+    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden, host_settings,
+    onnx::Slot, operators::Policy, versions,
 };
 use std::path::{Path, PathBuf};
 
@@ -98,7 +98,9 @@ impl Model {
             signal::watch();
             let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
             let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
-            let datatypes = engine.method().arguments.iter().map(|a| input(&a.name).map(|i| i.datatype)).collect();
+            let slot = |name: &str| engine.graph()?.inputs.iter().find(|s| s.name == name)?.kind.datatype();
+            let datatype = |name: &str| input(name).map(|i| i.datatype).or_else(|| slot(name));
+            let datatypes = engine.method().arguments.iter().map(|a| datatype(&a.name)).collect();
             Ok(Self { engine: Some(engine), datatypes, library })
         })
     }
@@ -200,6 +202,10 @@ impl Model {
             return contract.get_item("inputs");
         }
         let inputs = PyList::empty(py);
+        if let Some(graph) = self.engine(py)?.graph() {
+            graph.inputs.iter().try_for_each(|slot| inputs.append(of_slot(py, slot)?))?;
+            return Ok(inputs.into_any());
+        }
         for argument in &self.engine(py)?.method().arguments {
             let input = unknown(py, Some(&argument.name), &argument.kind)?;
             if let Some(default) = &argument.default {
@@ -218,6 +224,10 @@ impl Model {
             return contract.get_item("outputs");
         }
         let outputs = PyList::empty(py);
+        if let Some(graph) = self.engine(py)?.graph() {
+            graph.outputs.iter().try_for_each(|slot| outputs.append(of_slot(py, slot)?))?;
+            return Ok(outputs.into_any());
+        }
         let mut leaves = Vec::new();
         match &self.engine(py)?.method().returns {
             Type::Tuple(items) => {
@@ -358,6 +368,26 @@ fn by_name<'py>(inputs: &Bound<'py, PyAny>) -> PyResult<Vec<(String, Bound<'py, 
             Ok((key(&k)?, v))
         })
         .collect()
+}
+
+/// An input or output as the graph of an ONNX file says it.
+fn of_slot<'py>(py: Python<'py>, slot: &Slot) -> PyResult<Bound<'py, PyDict>> {
+    let entry = unknown(py, Some(&slot.name), &slot.kind.as_type())?;
+    if let Some(datatype) = slot.kind.datatype() {
+        entry.set_item("datatype", datatype.as_str())?;
+    }
+    if let Some(dims) = slot.kind.dims() {
+        let (sizes, names) = (PyList::empty(py), PyList::empty(py));
+        for dim in dims {
+            match dim {
+                Dim::Fixed(n) => (sizes.append(n)?, names.append(n)?),
+                Dim::Named(name) => (sizes.append(-1)?, names.append(name)?),
+            };
+        }
+        entry.set_item("shape", sizes)?;
+        entry.set_item("dims", names)?;
+    }
+    Ok(entry)
 }
 
 /// What is known of an input or output without a contract.

@@ -14,6 +14,7 @@ static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 pub(crate) fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
     let backend = rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?;
     backend.set_threads(count);
+    rust_host_onnx::set_threads(count);
     CHOSEN.store(count.max(1), Ordering::Relaxed);
     Ok(())
 }

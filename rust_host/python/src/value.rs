@@ -9,7 +9,7 @@ use pyo3::{
     intern,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
+    types::{IntoPyDict, PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
 };
 use rust_host_engine::{Datatype, Type, Value};
 
@@ -73,6 +73,10 @@ fn at_depth(
         Type::Bool => Value::Bool(object.extract().map_err(|_| wrong())?),
         Type::Number => number(object).ok_or_else(wrong)?,
         Type::Str => Value::Str(object.cast::<PyString>().map_err(|_| wrong())?.to_cow()?.into_owned()),
+        // An array of texts, as ONNX models take them; it has no memory that anybody else could read.
+        Type::List(_) if is_of_texts(kind) && object.cast::<PyUntypedArray>().is_ok() => {
+            at_depth(&object.call_method0("tolist")?, kind, datatype, at, depth + 1)?
+        }
         Type::List(kind) => {
             let items = sequence(object).ok_or_else(wrong)?;
             Value::List(items.iter().enumerate().map(|(i, o)| item(o, kind, &i)).collect::<PyResult<_>>()?)
@@ -93,6 +97,13 @@ fn at_depth(
         // A NamedTuple or a Union: what it can be is known to libtorch only.
         Type::Other(_) => as_it_is(object, datatype, at, depth)?.ok_or_else(wrong)?,
     })
+}
+
+fn is_of_texts(kind: &Type) -> bool {
+    match kind {
+        Type::List(inner) => is_of_texts(inner),
+        kind => *kind == Type::Str,
+    }
 }
 
 fn misfit(object: &Bound<'_, PyAny>, kind: &Type, at: &str) -> PyErr {
@@ -229,7 +240,9 @@ fn named_tuple(py: Python<'_>, names: Vec<String>) -> PyResult<Bound<'_, PyAny>>
     if let Some(class) = classes.get_item(&names)? {
         return Ok(class);
     }
-    let class = py.import("collections")?.call_method1("namedtuple", ("Result", &names))?;
+    // Outputs of ONNX may have names that Python's fields cannot: these are called by their places.
+    let rename = [("rename", true)].into_py_dict(py)?;
+    let class = py.import("collections")?.call_method("namedtuple", ("Result", &names), Some(&rename))?;
     classes.set_item(names, &class)?;
     Ok(class)
 }

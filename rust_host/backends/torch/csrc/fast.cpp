@@ -1,4 +1,6 @@
 #include "fast.h"
+#include "lstm.h"
+#include "small.h"
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/jit/ir/alias_analysis.h>
@@ -46,7 +48,7 @@ const Activation ACTIVATIONS[] = {
     {"aten::gelu", "none", "gelu", "none", [](const at::Tensor &x) { return at::gelu(x, "none"); }},
     {"aten::gelu", "tanh", "gelu", "tanh", [](const at::Tensor &x) { return at::gelu(x, "tanh"); }},
 };
-constexpr size_t NO_ACTIVATION = 0;
+constexpr size_t NO_ACTIVATION = 0, RELU = 1;
 
 // The place in that list of what `node` computes.
 size_t activation_of(Node *node) {
@@ -71,9 +73,24 @@ at::Tensor channels_last(const at::Tensor &x) {
   return x.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-const Symbol LINEAR = Symbol::fromQualString("rust_host::linear"), CONVOLUTION = Symbol::fromQualString("rust_host::convolution");
+const Symbol LINEAR = Symbol::fromQualString("rust_host::linear"), CONVOLUTION = Symbol::fromQualString("rust_host::convolution"), LSTM = Symbol::fromQualString("rust_host::lstm");
 const Symbol PACKED = Symbol::attr("packed"), WEIGHT = Symbol::attr("weight"), BIAS = Symbol::attr("bias"), ACTIVATION = Symbol::attr("activation");
+const Symbol BATCH_FIRST = Symbol::attr("batch_first");
 const Symbol STRIDE = Symbol::attr("stride"), PADDING = Symbol::attr("padding"), DILATION = Symbol::attr("dilation"), GROUPS = Symbol::attr("groups");
+
+at::Tensor packed_for_linear(const at::Tensor &weight) {
+  static const auto op = find<at::Tensor(const at::Tensor &, std::optional<int64_t>)>("mkldnn::_reorder_linear_weight");
+  return op.call(weight, std::nullopt);
+}
+
+// oneDNN's product where it is worth its call.
+at::Tensor linear(const at::Tensor &x, const at::Tensor &packed, const at::Tensor &weight, const std::optional<at::Tensor> &bias, const Activation &activation) {
+  if (x.numel() * weight.size(0) < FEWEST_IN_LINEAR)
+    return activation.plain(at::linear(x, weight, bias));
+  using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
+  static const auto op = find<Signature>("mkldnn::_linear_pointwise");
+  return op.call(x, packed, bias, activation.name, Scalars(), activation.algorithm);
+}
 
 // A layer with everything but its input, as attributes of its node: read once, when the graph is made ready to run.
 struct Layer {
@@ -88,18 +105,18 @@ struct Layer {
 };
 
 struct Linear : Layer {
-  using Layer::Layer;
+  SmallLinear small;
 
-  bool fits(const at::Tensor &x) const {
-    return is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1) && x.numel() * weight.size(0) >= FEWEST_IN_LINEAR;
-  }
+  explicit Linear(const Node *node) : Layer(node), small(weight, bias) {}
 
   at::Tensor operator()(const at::Tensor &x) const {
-    if (!fits(x))
-      return activation.plain(at::linear(x, weight, bias));
-    using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
-    static const auto op = find<Signature>("mkldnn::_linear_pointwise");
-    return op.call(x, packed, bias, activation.name, Scalars(), activation.algorithm);
+    const bool fits = is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1);
+    if (fits && small.fits(x)) {
+      const bool relu = &activation == &ACTIVATIONS[RELU];
+      at::Tensor y = small(x, relu);
+      return relu ? y : activation.plain(y);
+    }
+    return fits ? linear(x, packed, weight, bias, activation) : activation.plain(at::linear(x, weight, bias));
   }
 };
 
@@ -131,13 +148,62 @@ struct Convolution : Layer {
   }
 };
 
+// Layers of an LSTM in one direction, with constant weights.
+struct Lstm {
+  std::vector<at::Tensor> weights; // as at::lstm takes them: weight_ih, weight_hh and, where there are biases, bias_ih, bias_hh
+  bool has_biases, batch_first;
+  int64_t count, inputs, hidden;
+  std::vector<std::optional<at::Tensor>> biases; // both of a layer in one
+  std::vector<at::Tensor> packed;                // of weight_ih
+  std::vector<LstmLayer> layers;
+
+  explicit Lstm(const Node *node) : weights(node->ts(WEIGHT)), has_biases(node->i(BIAS)), batch_first(node->i(BATCH_FIRST)) {
+    const size_t each = has_biases ? 4 : 2;
+    for (size_t i = 0; i < weights.size(); i += each) {
+      packed.push_back(packed_for_linear(weights[i]));
+      layers.emplace_back(weights[i + 1]);
+      biases.push_back(has_biases ? std::optional<at::Tensor>(weights[i + 2] + weights[i + 3]) : std::nullopt);
+    }
+    count = static_cast<int64_t>(layers.size()), inputs = weights[0].size(1), hidden = weights[1].size(1);
+  }
+
+  bool fits(const at::Tensor &x, const std::vector<at::Tensor> &state) const {
+    if (!is_plain_floats(x) || x.dim() != 3 || x.size(2) != inputs || state.size() != 2 || x.size(batch_first ? 0 : 1) > LstmLayer::most_rows())
+      return false;
+    const std::vector<int64_t> sizes{count, x.size(batch_first ? 0 : 1), hidden};
+    return std::all_of(state.begin(), state.end(), [&](const at::Tensor &s) { return is_plain_floats(s) && s.sizes() == at::IntArrayRef(sizes); });
+  }
+
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> operator()(const at::Tensor &x, const std::vector<at::Tensor> &state) const {
+    if (!fits(x, state))
+      return at::lstm(x, state, weights, has_biases, count, 0.0, false, false, batch_first);
+    at::Tensor h = state[0].clone(at::MemoryFormat::Contiguous), c = state[1].clone(at::MemoryFormat::Contiguous);
+    at::Tensor values = batch_first ? x : x.transpose(0, 1);
+    for (int64_t i = 0; i < count; ++i) {
+      at::Tensor h_of_layer = h[i], c_of_layer = c[i];
+      const auto gates = linear(values.contiguous(), packed[i], weights[i * (has_biases ? 4 : 2)], biases[i], ACTIVATIONS[NO_ACTIVATION]);
+      values = layers[i](gates, h_of_layer, c_of_layer);
+    }
+    return {batch_first ? values : values.transpose(0, 1), h, c};
+  }
+};
+
 template <class Kind> torch::jit::Operation prepared(const Node *node) {
   return [layer = Kind(node)](Stack &stack) { push(stack, layer(pop(stack).toTensor())); };
+}
+
+torch::jit::Operation prepared_lstm(const Node *node) {
+  return [layer = Lstm(node)](Stack &stack) {
+    const auto state = pop(stack).toTensorVector();
+    auto [values, h, c] = layer(pop(stack).toTensor(), state);
+    push(stack, std::move(values), std::move(h), std::move(c));
+  };
 }
 
 const torch::jit::RegisterOperators operators({
     torch::jit::Operator(LINEAR, prepared<Linear>, c10::AliasAnalysisKind::PURE_FUNCTION),
     torch::jit::Operator(CONVOLUTION, prepared<Convolution>, c10::AliasAnalysisKind::PURE_FUNCTION),
+    torch::jit::Operator(LSTM, prepared_lstm, c10::AliasAnalysisKind::PURE_FUNCTION),
 });
 
 template <class Visit> void for_each_node(torch::jit::Block *block, Visit &&visit) {
@@ -221,8 +287,7 @@ bool pack_linear(Graph &graph, Node *node) {
   const auto weight = weight_of(node->input(1), 2);
   if (!weight || !is_bias(node->input(2), weight->size(0)))
     return false;
-  static const auto reorder = find<at::Tensor(const at::Tensor &, std::optional<int64_t>)>("mkldnn::_reorder_linear_weight");
-  replace(graph, node, LINEAR, reorder.call(*weight, std::nullopt), *weight);
+  replace(graph, node, LINEAR, packed_for_linear(*weight), *weight);
   return true;
 }
 
@@ -246,6 +311,55 @@ bool pack_convolution(Graph &graph, Node *node) {
   static const auto reorder = find<at::Tensor(const at::Tensor &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight");
   Node *layer = replace(graph, node, CONVOLUTION, reorder.call(*weight, *padding, *stride, *dilation, groups->toInt(), std::nullopt), *weight);
   layer->is_(STRIDE, *stride)->is_(PADDING, *padding)->is_(DILATION, *dilation)->i_(GROUPS, groups->toInt());
+  return true;
+}
+
+// The weights of an LSTM that has nothing but layers in one direction.
+std::optional<std::vector<at::Tensor>> weights_of_lstm(Node *node, bool has_biases, int64_t count) {
+  std::vector<at::Tensor> weights;
+  if (const auto list = toIValue(node->input(2)); list && list->isTensorList())
+    weights = list->toTensorVector();
+  else if (node->input(2)->node()->kind() == c10::prim::ListConstruct)
+    for (Value *value : node->input(2)->node()->inputs()) {
+      const auto found = toIValue(value);
+      if (!found || !found->isTensor())
+        return std::nullopt;
+      weights.push_back(found->toTensor());
+    }
+  const int64_t each = has_biases ? 4 : 2;
+  if (count < 1 || static_cast<int64_t>(weights.size()) != each * count)
+    return std::nullopt;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const bool is_bias = i % each >= 2;
+    at::Tensor &w = weights[i];
+    if (!w.defined() || !is_plain_floats(w) || w.dim() != (is_bias ? 1 : 2))
+      return std::nullopt;
+    const int64_t hidden = weights[1].dim() == 2 ? weights[1].size(1) : -1;
+    const bool is_recurrent = i % each == 1, is_first = i == 0;
+    if (w.size(0) != 4 * hidden || (is_recurrent && w.size(1) != hidden) || (!is_bias && !is_recurrent && !is_first && w.size(1) != hidden))
+      return std::nullopt;
+    w = w.detach().contiguous();
+  }
+  return weights;
+}
+
+bool pack_lstm(Graph &graph, Node *node) {
+  // Of at::lstm's two forms the one without packed sequences.
+  if (node->inputs().size() != 9 || node->input(1)->type()->kind() != c10::TypeKind::ListType)
+    return false;
+  const auto has_biases = toIValue(node->input(3)), count = toIValue(node->input(4)), train = toIValue(node->input(6)), both = toIValue(node->input(7)), batch_first = toIValue(node->input(8));
+  if (LstmLayer::most_rows() == 0 || !has_biases || !count || !train || train->toBool() || !both || both->toBool() || !batch_first)
+    return false;
+  auto weights = weights_of_lstm(node, has_biases->toBool(), count->toInt());
+  if (!weights)
+    return false;
+  Node *layer = graph.create(LSTM, {node->input(0), node->input(1)}, node->outputs().size())->insertBefore(node);
+  layer->ts_(WEIGHT, std::move(*weights))->i_(BIAS, has_biases->toBool())->i_(BATCH_FIRST, batch_first->toBool());
+  for (size_t i = 0; i < node->outputs().size(); ++i) {
+    layer->output(i)->setType(node->output(i)->type());
+    node->output(i)->replaceAllUsesWith(layer->output(i));
+  }
+  node->destroy();
   return true;
 }
 
@@ -288,15 +402,16 @@ std::unique_ptr<Fast> Fast::of(const torch::jit::Module &module) {
   std::vector<Node *> candidates; // first, because a layer takes the node behind it along
   for_each_node(graph->block(), [&](Node *node) {
     const std::string kind = node->kind().toQualString();
-    if (kind == "aten::linear" || kind == "aten::conv2d" || kind == "aten::_convolution")
+    if (kind == "aten::linear" || kind == "aten::conv2d" || kind == "aten::_convolution" || kind == "aten::lstm")
       candidates.push_back(node);
   });
   size_t layers = 0, convolutions = 0;
   for (Node *node : candidates) {
-    const bool is_linear = node->kind() == c10::aten::linear;
-    const bool is_packed = is_linear ? pack_linear(*graph, node) : pack_convolution(*graph, node);
+    const std::string kind = node->kind().toQualString();
+    const bool is_convolution = kind != "aten::linear" && kind != "aten::lstm";
+    const bool is_packed = is_convolution ? pack_convolution(*graph, node) : kind == "aten::lstm" ? pack_lstm(*graph, node) : pack_linear(*graph, node);
     layers += is_packed;
-    convolutions += is_packed && !is_linear;
+    convolutions += is_packed && is_convolution;
   }
   if (layers == 0)
     return nullptr;

@@ -7,7 +7,7 @@ use crate::{
 };
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Speed, Tensor, Value,
-    contract::Dim, golden, measure, operators::Policy,
+    contract::Dim, golden, measure, onnx, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -73,9 +73,10 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         .hint("`--input NAME=FILE.npy`, as `rust-host run` takes it"));
     }
     // Read where files still can be, unless the file does not say what it takes.
-    let described = Description::read(&archive)?.methods;
-    let early = match (&golden, method_of(&described, name, &settings.file)?) {
-        (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), None)?),
+    let description = Description::read(&archive)?;
+    let provisional = description.foreign.provisional.as_ref().filter(|by| by.from == onnx::GRAPH);
+    let early = match (&golden, method_of(&description.methods, name, &settings.file)?) {
+        (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
         _ => None,
     };
     let backend = backends.open(archive.platform())?;

@@ -12,6 +12,7 @@ use rust_host_engine::{
     foreign::{Entry, Provisional},
     json,
     machine::LIBTORCH_VERSION,
+    onnx,
 };
 use serde_json::{Value as Json, json};
 
@@ -90,7 +91,10 @@ pub(crate) fn info(info: &Info, as_json: bool) -> Answer {
 
 /// What a file of others says, under its name.
 fn provisional(by: &Provisional) -> String {
-    let mut text = format!("provisional, by {} ({}), not verified\n", by.from, by.writer);
+    let mut text = match by.from {
+        onnx::GRAPH => format!("inputs and outputs, by {}\n", by.from),
+        _ => format!("provisional, by {} ({}), not verified\n", by.from, by.writer),
+    };
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String| rows.push([name, &value].map(str::to_owned).to_vec());
     for (name, value) in [("description", &by.description), ("task", &by.task)] {
@@ -102,7 +106,7 @@ fn provisional(by: &Provisional) -> String {
         let datatype = e.datatype.map_or("", |d| d.as_str());
         let mut parts = vec![e.name.clone(), datatype.to_owned(), dims(&e.dims)];
         parts.extend(e.range.map(|[low, high]| format!("{} to {}", table::number(low), table::number(high))));
-        parts.extend(e.is.as_ref().map(|name| format!("(`{name}`)")));
+        parts.extend(e.is.as_ref().filter(|name| **name != e.name).map(|name| format!("(`{name}`)")));
         parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ")
     };
     by.inputs.iter().for_each(|e| row("input", entry(e)));

@@ -83,8 +83,9 @@ fn seems_to_have_a_contract(file: &Path) -> bool {
         file.take(END).read_to_end(&mut end)?;
         std::io::Result::Ok(end)
     };
-    const NAME: &[u8] = b"/extra/contract.json";
-    glance().is_ok_and(|end| end.windows(NAME.len()).any(|w| w == NAME))
+    // A member of an archive, or a note of an ONNX file.
+    const NAMES: [&[u8]; 2] = [b"/extra/contract.json", b"rust_host.contract"];
+    glance().is_ok_and(|end| NAMES.iter().any(|name| end.windows(name.len()).any(|w| w == *name)))
 }
 
 /// Gives up, in a worker, what the model must not have; from here on only `reads` can be opened. Called when libtorch is

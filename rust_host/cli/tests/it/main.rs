@@ -6,6 +6,7 @@ mod bad_model;
 mod broken_house;
 mod host;
 mod inform;
+mod onnx;
 mod run;
 mod sandbox;
 mod tables;

@@ -1,0 +1,189 @@
+"""Eager model → machine code: `torch.export`, AOTInductor, and the package `model.pt2` around the shared library.
+
+In: the model, real inputs, contract and golden examples. Out: the bytes of a package, and what runs them. The library
+is linked to no libtorch: any host that has the functions it leaves undefined can open it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
+from py_authoring.errors import UnavailableError
+from py_authoring.export import elf, program
+from py_authoring.export.cases import Cases
+from py_authoring.export.program import Limits
+from py_authoring.export.samples import Sampler
+from py_authoring.export.silence import silence
+from py_authoring.tools import find_compiler
+
+#: Without an operator of its own for it the code generator calls the host's: then the package needs libtorch.
+_OPTIONS: dict[str, Any] = {
+    "freezing": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    "aot_inductor.package": True,
+    "aot_inductor.link_libtorch": False,
+    # or the probe for vector instructions, built without libtorch as well, fails, and the code is scalar
+    "cpp.vec_isa_ok": True,
+    # the host says how many threads there are; a number written into the code would be this machine's
+    "cpp.dynamic_threads": True,
+    # debugging tables make the library five times as large and hold this machine's paths
+    "aot_inductor.enable_line_tables": False,
+    "aot_inductor.enable_frame_pointer": False,
+}
+#: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
+#: a C function of their own a list of them.
+_SOURCES = (".cpp", ".h", ".o", ".kernel_metadata.json", "_flags.json")
+
+
+@dataclass(frozen=True)
+class Library:
+    """What the compiler made.
+
+    Attributes:
+        files: name → content: the shared library and what torch wants to know about it.
+        limits: sizes that the code was made for.
+        isa: the vector instructions that it uses.
+        operators: what it asks of its host besides handles.
+        notes: what a person should know.
+    """
+
+    files: dict[str, bytes]
+    limits: Limits
+    isa: str
+    operators: list[str]
+    notes: list[str]
+
+
+def compile_model(
+    model: nn.Module, sampler: Sampler, cases: Cases, batch_sizes: Sequence[int], debug: bool = False
+) -> Library:
+    """Compiles a model in evaluation mode for this machine's processor; drops the cases that the code is not for.
+
+    Raises:
+        UnavailableError: no C++ compiler, or none that knows this processor's vector instructions.
+        RefusedError: the model has control flow, a fixed size, or something that the compiler does not know.
+    """
+    compiler = find_compiler()
+    inputs, free = program.recording_inputs(sampler, cases, batch_sizes)
+    with program.watch_sizes() as seen, silence(not debug), torch.no_grad():
+        try:
+            exported = torch.export.export(
+                model, (), kwargs=dict(inputs), dynamic_shapes=program.dynamic_shapes(sampler, free)
+            )
+        except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
+            raise program.refused(error, seen, "a compiled model") from error
+        limits = program.limits_of(exported, sampler, free, seen)
+        notes = program.keep_within(cases, limits, sampler.batch, batch_sizes, seen)
+        try:
+            files = _compile(exported, inputs, compiler)
+        except Exception as error:  # the code generator, the autotuner and g++ raise each their own
+            raise program.refused(error, seen, "a compiled model") from error
+    metadata = next(json.loads(data) for name, data in files.items() if name.endswith("_metadata.json"))
+    isa = str(metadata.get("AOTI_CPU_ISA", ""))
+    if isa in ("", "INVALID_VEC_ISA"):
+        raise UnavailableError(
+            f"`{compiler}` made scalar code only: it does not know this processor's vector instructions",
+            hint="take a newer g++: `CXX=g++-13 py-authoring export …`",
+        )
+    library = next(data for name, data in files.items() if name.endswith(".so"))
+    operators = elf.host_operators(elf.undefined_symbols(library))
+    notes.append(_said(isa, operators))
+    return Library(files, limits, isa, operators, notes)
+
+
+def to_bytes(library: Library, contract: Contract, golden: bytes) -> bytes:
+    """The package with its extra files, as torch's own writer makes it."""
+    from torch.export.pt2_archive import PT2ArchiveWriter
+    from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
+
+    buffer = io.BytesIO()
+    with PT2ArchiveWriter(buffer) as writer:
+        for name, data in library.files.items():
+            writer.write_bytes(f"{AOTINDUCTOR_DIR}model/{name}", data)
+        writer.write_bytes(f"{EXTRA_DIR}{CONTRACT_FILE}", contract.to_json().encode())
+        writer.write_bytes(f"{EXTRA_DIR}{GOLDEN_FILE}", golden)
+    return buffer.getvalue()
+
+
+class Package:
+    """A package that torch has opened: machine code of whoever made it.
+
+    Args:
+        data: the whole file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        _share_libtorch()
+        # torch opens a package by its path only, and has read all of it when this returns
+        with tempfile.NamedTemporaryFile(suffix=".pt2") as file, silence():
+            file.write(data)
+            file.flush()
+            # aoti_load_package without its wish to read every extra file as text: the golden examples are none
+            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1)
+
+    def run(self, names: Sequence[str], inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """One call, as every host makes it: tensors in, in the contract's order; the outputs' leaves out."""
+        outputs: list[Tensor] = self._loader.run([inputs[name].clone() for name in names])
+        return outputs
+
+
+def _compile(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict[str, bytes]:
+    from torch._inductor.utils import fresh_cache
+
+    _share_libtorch()
+    threads = torch.get_num_threads()
+    # a cache of its own: what an earlier compile left in the common one, a failed probe say, would decide here
+    with tempfile.TemporaryDirectory(prefix="py-authoring-") as folder, fresh_cache(dir=folder, delete=False):
+        try:
+            torch.set_num_threads(1)  # threads that wait for one another on a busy machine decide nothing
+            options = _OPTIONS | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder))))}
+            made: Any = torch._inductor.aot_compile(
+                exported.module(check_guards=False), (), dict(inputs), options=options
+            )
+        finally:
+            torch.set_num_threads(threads)
+        files = [Path(str(file)) for file in made if not str(file).endswith(_SOURCES)]
+        return {file.name: file.read_bytes() for file in files}
+
+
+# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too.
+def _wrapped(compiler: str, folder: Path) -> Path:
+    script = folder / "bin" / "g++"
+    script.parent.mkdir()
+    maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
+    flags = " ".join(f"'-ffile-prefix-map={old}={new}'" for old, new in maps.items())
+    script.write_text(f"#!/bin/sh\nexec '{compiler}' {flags} \"$@\" -s\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    return script
+
+
+_shared: list[ctypes.CDLL] = []
+
+
+# The library leaves libtorch's functions undefined, and Python loads libtorch for itself alone.
+def _share_libtorch() -> None:
+    if not _shared:
+        path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+        _shared.append(ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL))
+
+
+def _said(isa: str, operators: Sequence[str]) -> str:
+    built = f"compiled for {isa}: other processors need an export of their own"
+    if not operators:
+        return f"{built}; runs without libtorch"
+    shown = ", ".join(f"`{name}`" for name in operators)
+    return f"{built}; needs libtorch for {shown}"
