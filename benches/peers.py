@@ -147,7 +147,7 @@ class Worker:
         if self.engine == "rten":
             inputs, outputs = folder / f"input.{batch}.raw", folder / f"output.rten.{batch}.raw"
             return [RTEN, folder / "model.onnx", str(seconds), shape, inputs, outputs, str(self.threads)]
-        words = ["--seconds", str(max(seconds, 0.001)), "--threads", str(self.threads), "--device", "cpu", "--json"]
+        words = ["--seconds", str(max(seconds, 0.001)), "--threads", str(self.threads), "--batch", str(batch), "--json"]
         return [BINARY, "bench", self.file(), "--input", folder / f"input.{batch}.npy", "--sandbox", "off", *words]
 
     def file(self) -> Path:
@@ -210,13 +210,14 @@ def workers_of(name: str, threads: int, skipped: dict[str, dict[str, str]]) -> l
     return workers
 
 
-def files(names: list[str]) -> str | None:
-    """Writes what is not there yet. Returns why there is no `.pt2`, where this host reads none."""
-    for name in names:
+def files(names: list[str]) -> dict[str, str]:
+    """Writes what is not there yet. Returns why models have no `.pt2`; the first tells whether this host reads any."""
+    for name in {"mlp": None} | dict.fromkeys(names):
         if not (folder_of(name) / "model.onnx").exists():
             say(f"exporting {name} …")
             run([PYTHON, HERE / "engine.py", "files", name, folder_of(name)])
-    for name in ["mlp", *names]:
+    missing: dict[str, str] = {}
+    for name in {"mlp": None} | dict.fromkeys(names):
         path = folder_of(name) / "model.pt2"
         try:
             if not path.exists():
@@ -225,8 +226,10 @@ def files(names: list[str]) -> str | None:
             run([BINARY, "info", path])
         except RuntimeError as error:
             path.unlink(missing_ok=True)
-            return str(error)
-    return None
+            missing[f".pt2 of {MODELS[name][0]}"] = str(error)
+            if name == "mlp":
+                break
+    return missing
 
 
 def measure(
@@ -258,7 +261,7 @@ def watched(command: list[str | Path]) -> tuple[float, float, float]:
     """
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    mapped: dict[str, int] = {}
+    mapped = {str(command[0]): Path(command[0]).stat().st_size}
     while True:
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)
         if pid:
@@ -294,7 +297,11 @@ def first(engines: list[str], rounds: int) -> dict[str, tuple[float, float, floa
     for engine, command in [*found.items(), *(pair for _ in range(rounds) for pair in found.items())]:
         results[engine].append(watched(command))
     middle = statistics.median
-    return {engine: tuple(map(middle, zip(*rows[1:], strict=True))) for engine, rows in results.items()}  # type: ignore[misc]
+    shown = {}
+    for engine, rows in results.items():
+        seconds, memory, mapped = zip(*rows[1:], strict=True)
+        shown[engine] = (middle(seconds), middle(memory), max(mapped))  # a short life is looked at rarely
+    return shown
 
 
 VERSIONS = """
@@ -330,8 +337,7 @@ def main(rounds: int = 3, seconds: float = 0.5, only: str = ",".join(MODELS)) ->
     no_package = files(names)
     threads = (1, 2) if len(os.sched_getaffinity(0)) > 1 else (1,)
     cells, skipped = measure(names, threads, rounds, seconds)
-    if no_package:
-        skipped = {k: v for k, v in skipped.items() if ".pt2" not in k} | {"binary and wheel .pt2": no_package}
+    skipped |= no_package
     engines = [e for e in (*OURS, *PEERS) if any(e in times for times in cells.values())]
     say("first predictions …")
     starts = first([e for e in engines if e in cells["net", 1, 1]], rounds) if "net" in names else {}

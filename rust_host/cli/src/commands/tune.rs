@@ -242,8 +242,7 @@ impl Subject {
     fn ways(&self, goal: Goal, most: usize) -> Vec<Way<'_>> {
         let forms: &[bool] = match self.speed {
             Speed::Optimised => &[true, false],
-            Speed::Dropped => &[false],
-            Speed::Plain | Speed::Unchecked => &[true],
+            Speed::Plain | Speed::Unchecked | Speed::Dropped => &[false],
         };
         let mut ways = Vec::new();
         for threads in counts(most) {
