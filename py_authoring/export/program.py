@@ -122,7 +122,7 @@ def refuse_writes(program: Any) -> None:
     Raises:
         RefusedError: forward writes into an input, or keeps a state between calls.
     """
-    signature = program.graph_signature
+    signature = program.run_decompositions({}).graph_signature  # as recorded, writes are operators like others
     for name in signature.user_inputs_to_mutate.values():
         raise RefusedError(
             f"forward writes into its input `{name}`, and a compiled model would write into its caller's array",
@@ -269,15 +269,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _is_library(file: str) -> bool:
-    return file.startswith(_LIBRARIES) or file == __file__
-
-
 # The author's innermost line: what lies further out than this package's own frames belongs to who called the export.
 def _innermost(frames: Iterable[tuple[str, int]]) -> Place | None:
     for file, line in frames:
-        if not _is_library(file):
-            return None if file.startswith(_OWN) else place_at(file, line)
+        if file == __file__:
+            continue
+        if file.startswith(_OWN):  # asked first: an installed package lies among the libraries
+            return None
+        if not file.startswith(_LIBRARIES):
+            return place_at(file, line)
     return None
 
 

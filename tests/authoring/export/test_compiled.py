@@ -309,3 +309,17 @@ def test_the_list_keeps_what_it_held_and_reads_hashes_in_any_case() -> None:
     Path("m/trusted.toml").write_text("package = 3\n")
     with pytest.raises(trusted.InvalidTrustError, match="no list of tables"):
         trusted.is_trusted(path, b"data")
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        ("x.add_(1)\nreturn self.linear(x)", "writes into its input `x`"),
+        ("self.calls += 1\nreturn self.linear(x)", "changes `calls`"),
+    ],
+)
+def test_a_model_that_writes_where_others_read_is_refused(make_export: Make, forward: str, words: str) -> None:
+    init = 'self.linear = nn.Linear(4, 4); self.register_buffer("calls", torch.zeros(1))'
+    with pytest.raises(RefusedError, match=words):
+        make_export(forward, method="compiled", init=init)
+    assert not Path("models/small/1").exists()
