@@ -52,7 +52,7 @@ demo: wheel ## train on real digits, export, verify, run natively and from Pytho
 
 test: test-rust test-python ## every test: cargo and pytest
 
-test-rust: build
+test-rust: build $(VENV)/.tables
 	$(call step,cargo test)
 	@cargo test --locked --quiet --features rust-host-cli/batch
 	@cargo test --locked --quiet -p rust-host-python

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import rust_host
+from py_authoring.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target/release/rust-host"
@@ -161,6 +164,74 @@ def test_a_result_outlives_its_model(compiled_digits: Path) -> None:
     x = np.random.default_rng(0).random((3, 1, 28, 28), dtype=np.float32)
     kept = rust_host.Model(compiled_digits)(x)
     np.testing.assert_array_equal(kept, rust_host.Model(compiled_digits)(x))
+
+
+@pytest.fixture(scope="module")
+def compiled_cell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second package, of models/some_nn_arch, which returns one tensor under two names."""
+    folder = tmp_path_factory.mktemp("models") / "some_nn_arch"
+    shutil.copytree(ROOT / "models/some_nn_arch", folder, ignore=shutil.ignore_patterns("runs", "[0-9]*"))
+    return export(folder, untrained=True, method="compiled").path
+
+
+def test_packages_that_are_open_together_each_run_their_own_code(compiled_digits: Path, compiled_cell: Path) -> None:
+    x = np.random.default_rng(0).random((2, 1, 28, 28), dtype=np.float32)
+    first, second, again = (rust_host.Model(path) for path in (compiled_digits, compiled_cell, compiled_digits))
+    assert first.verify().ok and second.verify().ok and again.verify().ok
+    np.testing.assert_array_equal(first(x), again(x))
+    changed_weights = in_code(shifted_bias(compiled_digits))
+    other = changed(compiled_digits, changed_weights)
+    try:
+        shifted = rust_host.Model(other, trust=[digest(other)])
+        assert np.abs(shifted(x) - first(x)).max() > 0.01
+    finally:
+        other.unlink()
+
+
+def shifted_bias(package: Path) -> Callable[[bytes], bytes]:
+    """Another bias of the last layer in the code: a model that differs in its numbers alone."""
+    weights = torch.jit.load(package.with_name("model.pt")).state_dict()
+    name = next(key for key in reversed(list(weights)) if key.endswith("bias"))
+    bias = weights[name].numpy()
+    other = bias + np.arange(len(bias), dtype=np.float32)
+
+    def edit(code: bytes) -> bytes:
+        assert code.count(bias.tobytes()) >= 1
+        return code.replace(bias.tobytes(), other.tobytes())
+
+    return edit
+
+
+def test_a_tensor_that_is_returned_twice_comes_as_two_arrays(compiled_cell: Path) -> None:
+    model = rust_host.Model(compiled_cell)
+    names = [part["name"] for part in model.outputs]
+    inputs = {
+        part["name"]: np.random.default_rng(1).random((3, part["shape"][-1]), np.float32) for part in model.inputs
+    }
+    for _ in range(50):
+        results = model.run(inputs)
+        assert list(results) == names and len(names) == 2
+        one, two = results.values()
+        np.testing.assert_array_equal(one, two)
+        kept = two.copy()
+        one += 1
+        np.testing.assert_array_equal(two, kept)
+        del one, results
+
+
+def test_a_call_leaves_the_callers_torch_as_it_was(compiled_digits: Path) -> None:
+    rust_host.Model(compiled_digits)(np.zeros((1, 1, 28, 28), np.float32))
+    assert torch.is_grad_enabled()
+    threads = torch.get_num_threads()
+    code = f"""
+import numpy as np, rust_host, torch
+torch.set_num_threads(1)
+model = rust_host.Model({str(compiled_digits)!r})
+model(np.zeros((3, 1, 28, 28), np.float32))
+assert torch.get_num_threads() == 1 and torch.is_grad_enabled()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert torch.get_num_threads() == threads
 
 
 def test_opening_again_and_again_leaves_nothing(compiled_digits: Path) -> None:

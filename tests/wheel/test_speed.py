@@ -84,6 +84,17 @@ class Recurrent(nn.Module):
         return self.head(y), h, c
 
 
+class TimeMajor(nn.Module):
+    """Splits what an LSTM gives as only a contiguous result can be split."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = nn.LSTM(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cells(x)[0].view(-1, 6)
+
+
 class SamePadding(nn.Module):
     def __init__(self):
         super().__init__()
@@ -238,6 +249,16 @@ def test_an_lstm_of_every_size_gives_the_same_numbers(tmp_path, inputs, hidden, 
     rows = 2 if batch_first else 3
     with pytest.raises(rust_host.FailedError, match="Expected hidden"):
         model(floats(2, 3, inputs), floats(layers, rows + 1, hidden), floats(layers, rows + 1, hidden))
+
+
+def test_an_lstm_with_time_first_lies_in_memory_as_libtorchs_does(tmp_path):
+    path = tmp_path / "m.pt"
+    plain = saved(TimeMajor, path)
+    model = rust_host.Model(path, "cpu")
+    for batch in (1, 5):
+        x = floats(3, batch, 4)
+        same(model(x), plain(torch.from_numpy(x)))
+    assert model.speed == "optimised"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,12 @@ const GOLDEN_NOTE: &str = "rust_host.golden";
 
 /// ONNX has no mark of its own: a file that begins as exporters write it, or one of that ending which can be read.
 fn read_onnx(path: &Path, bytes: &[u8]) -> Result<Onnx> {
+    // ONNX Runtime looks for this mark before it takes a file for ONNX, and runs what follows without our having read it.
+    if bytes.get(4..8) == Some(b"ORTM") {
+        return Err(something_else(bytes, "an ONNX file").unwrap_or_else(|| {
+            Error::invalid_model("it has the mark of ONNX Runtime's own format (.ort), expected an ONNX file")
+        }));
+    }
     let is_named_so = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     match (onnx::seems_to_be(bytes), is_named_so) {
         (true, _) => Onnx::read(bytes),

@@ -44,16 +44,9 @@ pub fn set_threads(count: usize) {
     THREADS.store(count.max(1), Ordering::Relaxed);
 }
 
-/// The number in force.
-pub fn threads() -> usize {
-    match THREADS.load(Ordering::Relaxed) {
-        0 => {
-            let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            // Whoever sets it meanwhile is right.
-            THREADS.compare_exchange(0, all, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|set| set, |_| all)
-        }
-        count => count,
-    }
+/// The number that was set.
+fn threads() -> Option<usize> {
+    Some(THREADS.load(Ordering::Relaxed)).filter(|count| *count > 0)
 }
 
 struct Compiled {
@@ -96,7 +89,7 @@ impl Backend for Compiled {
     }
 
     fn threads(&self) -> usize {
-        threads()
+        threads().unwrap_or_else(|| self.torch.threads())
     }
 }
 

@@ -2,15 +2,17 @@
 
 use crate::torch::RawTensor;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rust_host_engine::{Error, Result};
+use rust_host_engine::{Error, Result, trust::digest};
 use rustix::fs::MemfdFlags;
 use std::{
+    collections::BTreeMap,
     ffi::{CStr, c_char, c_void},
     fs::File,
     io::Write,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
     path::PathBuf,
     ptr,
+    sync::{Mutex, PoisonError},
 };
 
 /// `AOTInductorModelContainerOpaque`: the model, in as many instances as calls may run at once.
@@ -36,8 +38,6 @@ pub(crate) struct Model {
     run: Run,
     delete: unsafe extern "C" fn(Container) -> i32,
     last_error: Option<unsafe extern "C" fn(*mut *const c_char) -> i32>,
-    /// Last: the code lies in it. Declared after everything that points into it.
-    _library: Library,
 }
 
 // SAFETY: the container hands each call an instance of its own under a lock.
@@ -51,7 +51,7 @@ impl Model {
     /// # Errors
     /// `InvalidModel` if it is no library, lacks a function or does not start; `Unavailable` if there is no memory for it.
     pub(crate) fn open(code: &[u8], instances: usize, inputs: usize, outputs: usize) -> Result<Self> {
-        let library = open_from_memory(code)?;
+        let library = opened(code)?;
         macro_rules! function {
             ($name:literal) => {
                 // SAFETY: the functions have these types in the interface of the torch that compiled the package, which was
@@ -77,7 +77,7 @@ impl Model {
             let why = reason(last_error).unwrap_or_else(|| "it gives no reason".to_owned());
             return Err(Error::invalid_model(format!("its compiled code does not start: {why}")));
         }
-        let model = Self { container, run, delete, last_error, _library: library };
+        let model = Self { container, run, delete, last_error };
         let (mut takes, mut gives) = (0, 0);
         // SAFETY: the container lives; the places take the numbers.
         let failed = unsafe { count_inputs(container, &raw mut takes) | count_outputs(container, &raw mut gives) };
@@ -138,15 +138,28 @@ fn reason(last_error: Option<unsafe extern "C" fn(*mut *const c_char) -> i32>) -
     Some(line.chars().take(400).collect())
 }
 
-fn open_from_memory(code: &[u8]) -> Result<Library> {
+/// The library of that code, opened once in this process and never closed: a thread that has run the code keeps destructors
+/// of it until the thread ends, so the loader would not give it back anyway.
+fn opened(code: &[u8]) -> Result<&'static Library> {
+    static OPENED: Mutex<BTreeMap<String, &'static Library>> = Mutex::new(BTreeMap::new());
+    let digest = digest(code);
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&library) = opened.get(&digest) {
+        return Ok(library);
+    }
+    let library: &'static Library = Box::leak(Box::new(open_from_memory(code, opened.len())?));
+    opened.insert(digest, library);
+    Ok(library)
+}
+
+fn open_from_memory(code: &[u8], others: usize) -> Result<Library> {
     let no_memory = |e: std::io::Error| {
         Error::unavailable(format!("{} bytes of compiled code cannot be put into memory: {e}", code.len()))
     };
     let memory = rustix::fs::memfd_create("model.pt2", MemfdFlags::CLOEXEC).map_err(|e| no_memory(e.into()))?;
     let mut file = File::from(memory);
     file.write_all(code).map_err(no_memory)?;
-    // The loader tells libraries apart by device and inode, so each opening is one of its own.
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let path = path_of(file.as_raw_fd(), others);
     // SAFETY: the owner of this machine trusts the code (`rust_host_engine::trust`), and it was compiled for this processor.
     unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| {
         use std::error::Error as _;
@@ -155,4 +168,33 @@ fn open_from_memory(code: &[u8]) -> Result<Library> {
         let first = text.lines().next().unwrap_or_default().trim_start_matches("model.pt2: ").to_owned();
         Error::invalid_model(format!("its compiled code cannot be loaded: {first}"))
     })
+}
+
+/// A path that no other library of this process has: the loader takes one for another that is loaded already if the texts of
+/// their paths are equal, and the number of a closed file comes again. The way to it is written as a count: in binary, `./`
+/// for 1 and `/` for 0.
+fn path_of(file: RawFd, others: usize) -> PathBuf {
+    let mut path = String::from("/proc/self/fd/");
+    let mut count = others;
+    while count > 0 {
+        path.push_str(if count % 2 == 1 { "./" } else { "/" });
+        count /= 2;
+    }
+    path.push_str(&file.to_string());
+    PathBuf::from(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_opening_has_a_path_of_its_own_to_the_same_file() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let paths: Vec<PathBuf> = (0..100).map(|others| path_of(file.as_raw_fd(), others)).collect();
+        let different: std::collections::HashSet<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        assert_eq!(different.len(), 100);
+        let size = file.metadata().unwrap().len();
+        assert!(paths.iter().all(|p| std::fs::metadata(p).unwrap().len() == size));
+    }
 }

@@ -8,16 +8,10 @@ use rust_host_engine::{
     Contract, Datatype, Device, Error, Memory, Method, Program, Result, Tensor, Value, contract::Returns,
 };
 use std::{
-    cell::Cell,
     ops::Range,
     ptr::{self, NonNull},
     sync::Arc,
 };
-
-thread_local! {
-    /// The number of threads that parallel code of this thread uses, as it was set last; 0: never.
-    static THREADS: Cell<usize> = const { Cell::new(0) };
-}
 
 /// Calls beyond this number wait for another to end. An instance is small: the weights are shared.
 const MOST_INSTANCES: usize = 16;
@@ -85,9 +79,7 @@ impl Compiled {
             Arc::new(Output { _tensor: tensor, data, span, shares }),
         )?;
         if shares {
-            let copy = tensor.to_contiguous();
-            let bytes = copy.contiguous_bytes().unwrap_or_default().to_vec();
-            return Tensor::new(datatype, copy.shape().to_vec(), Arc::new(bytes));
+            return copy_of(&tensor);
         }
         taken.push(range);
         Ok(tensor)
@@ -132,10 +124,6 @@ impl Program for Compiled {
     }
 
     fn run(&self, _: usize, arguments: &[Option<Value>]) -> Result<Value> {
-        let threads = crate::threads();
-        if THREADS.replace(threads) != threads {
-            self.torch.prepare_thread(threads);
-        }
         let mut kept = Vec::with_capacity(arguments.len());
         for (argument, &datatype) in arguments.iter().zip(&self.datatypes) {
             match argument {
@@ -149,18 +137,35 @@ impl Program for Compiled {
         let borrowed = kept.iter().map(|tensor| self.torch.borrow(tensor)).collect::<Result<Vec<_>>>()?;
         let mut inputs: Vec<_> = borrowed.into_iter().map(Owned::into_raw).collect();
         let mut outputs = vec![ptr::null_mut(); self.outputs];
-        self.model.run(&mut inputs, &mut outputs)?;
+        let ran = self.torch.with_threads(crate::threads(), || self.model.run(&mut inputs, &mut outputs));
+        // A tensor that is returned twice is one handle twice.
+        let first_of: Vec<usize> =
+            outputs.iter().map(|handle| outputs.iter().position(|other| other == handle).unwrap_or_default()).collect();
+        // All are taken over before anything can fail.
+        let owned: Vec<_> = (outputs.iter().zip(&first_of).enumerate())
+            .map(|(at, (handle, first))| if at == *first { Owned::from_raw(self.torch, *handle) } else { None })
+            .collect();
+        ran?;
         let given = kept.iter().filter_map(Tensor::contiguous_bytes).map(<[u8]>::as_ptr_range);
         let mut taken: Vec<Range<usize>> = given.map(|r| r.start as usize..r.end as usize).collect();
-        // All are taken over before one can fail.
-        let owned: Vec<_> = outputs.into_iter().map(|handle| Owned::from_raw(self.torch, handle)).collect();
-        let mut results = Vec::with_capacity(owned.len());
-        for tensor in owned {
-            let tensor = tensor.ok_or_else(|| Error::failed("the compiled code returned nothing for an output"))?;
-            results.push(Value::Tensor(self.take(tensor, &mut taken)?));
+        let mut results: Vec<Tensor> = Vec::with_capacity(owned.len());
+        for (tensor, first) in owned.into_iter().zip(first_of) {
+            let result = match (tensor, results.get(first)) {
+                (Some(tensor), _) => self.take(tensor, &mut taken)?,
+                (None, Some(same)) => copy_of(same)?,
+                (None, None) => return Err(Error::failed("the compiled code returned nothing for an output")),
+            };
+            results.push(result);
         }
-        self.returns.nest(&mut results.into_iter())
+        self.returns.nest(&mut results.into_iter().map(Value::Tensor))
     }
+}
+
+/// The same values in memory of their own.
+fn copy_of(tensor: &Tensor) -> Result<Tensor> {
+    let whole = tensor.to_contiguous();
+    let bytes = whole.contiguous_bytes().unwrap_or_default().to_vec();
+    Tensor::new(whole.datatype(), whole.shape().to_vec(), Arc::new(bytes))
 }
 
 /// The code takes its inputs for row-major, whole and aligned, and checks none of it.

@@ -41,7 +41,7 @@ pub(crate) struct Torch {
     get_strides: unsafe extern "C" fn(Handle, *mut *mut i64) -> i32,
     get_dtype: unsafe extern "C" fn(Handle, *mut i32) -> i32,
     get_device_type: unsafe extern "C" fn(Handle, *mut i32) -> i32,
-    set_grad_enabled: unsafe extern "C" fn(bool),
+    get_openmp_threads: unsafe extern "C" fn() -> c_int,
     set_openmp_threads: unsafe extern "C" fn(c_int),
     strided: i32,
 }
@@ -89,7 +89,7 @@ impl Torch {
             get_strides: function!("aoti_torch_get_strides"),
             get_dtype: function!("aoti_torch_get_dtype"),
             get_device_type: function!("aoti_torch_get_device_type"),
-            set_grad_enabled: function!("aoti_torch_grad_mode_set_enabled"),
+            get_openmp_threads: function!("omp_get_max_threads"),
             set_openmp_threads: function!("omp_set_num_threads"),
             // SAFETY: it takes nothing and returns a constant.
             strided: unsafe { layout() },
@@ -112,13 +112,22 @@ impl Torch {
             .hint("compile it with the torch that `rust-host doctor` names"))
     }
 
-    /// How many threads parallel code of this thread starts from now on, and that it records no gradients.
-    pub(crate) fn prepare_thread(&self, threads: usize) {
-        // SAFETY: both set a number of the calling thread.
-        unsafe {
-            (self.set_openmp_threads)(c_int::try_from(threads).unwrap_or(c_int::MAX));
-            (self.set_grad_enabled)(false);
-        }
+    /// How many threads parallel code of this thread starts: what `OMP_NUM_THREADS` or somebody in this process said.
+    pub(crate) fn threads(&self) -> usize {
+        // SAFETY: it reads a number of the calling thread.
+        usize::try_from(unsafe { (self.get_openmp_threads)() }).unwrap_or(1).max(1)
+    }
+
+    /// Runs `work` with that number. The number before comes back: in Python the thread is the user's.
+    pub(crate) fn with_threads<T>(&self, threads: Option<usize>, work: impl FnOnce() -> T) -> T {
+        let before = self.threads();
+        let Some(count) = threads.filter(|count| *count != before) else { return work() };
+        // SAFETY: it sets a number of the calling thread.
+        let set = |count: usize| unsafe { (self.set_openmp_threads)(c_int::try_from(count).unwrap_or(c_int::MAX)) };
+        set(count);
+        let result = work();
+        set(before);
+        result
     }
 
     /// A handle over the memory of a row-major tensor, which must live as long as the handle.
@@ -126,8 +135,8 @@ impl Torch {
         let bytes = tensor.contiguous_bytes().ok_or_else(|| Error::internal("the tensor is not row-major"))?;
         let strides = row_major_strides(tensor.shape());
         let mut handle = ptr::null_mut();
-        // SAFETY: sizes and strides describe `bytes`, which the code only reads: a package whose code writes into its inputs
-        // works on copies, because torch.export makes mutation of inputs an output.
+        // SAFETY: sizes and strides describe `bytes`. That the code only reads them is what the owner of this machine trusts
+        // it for: `py-authoring export` compiles no model that writes into its inputs.
         let failed = unsafe {
             (self.create_tensor_from_blob)(
                 bytes.as_ptr().cast_mut().cast(),

@@ -184,7 +184,7 @@ struct Lstm {
       const auto gates = linear(values.contiguous(), packed[i], weights[i * (has_biases ? 4 : 2)], biases[i], ACTIVATIONS[NO_ACTIVATION]);
       values = layers[i](gates, h_of_layer, c_of_layer);
     }
-    return {batch_first ? values : values.transpose(0, 1), h, c};
+    return {batch_first ? values : values.transpose(0, 1).contiguous(), h, c}; // as libtorch gives it: `view` must work
   }
 };
 
@@ -326,6 +326,7 @@ std::optional<std::vector<at::Tensor>> weights_of_lstm(Node *node, bool has_bias
         return std::nullopt;
       weights.push_back(found->toTensor());
     }
+  constexpr int64_t LARGEST = 512; // with a larger state its weights no longer stay in a cache: not measured
   const int64_t each = has_biases ? 4 : 2;
   if (count < 1 || static_cast<int64_t>(weights.size()) != each * count)
     return std::nullopt;
@@ -336,7 +337,7 @@ std::optional<std::vector<at::Tensor>> weights_of_lstm(Node *node, bool has_bias
       return std::nullopt;
     const int64_t hidden = weights[1].dim() == 2 ? weights[1].size(1) : -1;
     const bool is_recurrent = i % each == 1, is_first = i == 0;
-    if (w.size(0) != 4 * hidden || (is_recurrent && w.size(1) != hidden) || (!is_bias && !is_recurrent && !is_first && w.size(1) != hidden))
+    if (hidden > LARGEST || w.size(0) != 4 * hidden || (is_recurrent && w.size(1) != hidden) || (!is_bias && !is_recurrent && !is_first && w.size(1) != hidden))
       return std::nullopt;
     w = w.detach().contiguous();
   }

@@ -16,7 +16,7 @@ struct Work {
   int64_t rows, steps, hidden, columns;
 };
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__) // which does not know the pragmas
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 #define LANES 8
@@ -42,7 +42,7 @@ struct Kind {
 
 const Kind &kind() {
   static const Kind found = [] {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__) // which does not know the pragmas
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
       return Kind{avx512::all_steps, 8};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))

@@ -122,7 +122,8 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     let reads = if worker::is_worker() { rust_host_tables::reads(&input)? } else { Vec::new() };
     worker::enter(settings.confinement, backend.as_ref(), settings.device, has_contract, &reads)?;
     way.set(backend.as_ref());
-    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?.optimised()?;
+    let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
+    let model = if way.optimised { model.optimised()? } else { model };
     let mut table = rust_host_tables::Settings::new(input, output);
     table.on_error = settings.on_error;
     table.batch_size = settings.batch_size;

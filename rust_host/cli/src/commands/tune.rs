@@ -93,7 +93,8 @@ pub(crate) fn tune(settings: &Settings, backends: &dyn Backends) -> Result<Tuned
         if subjects.is_empty() {
             return Err(e);
         }
-        notes.push(format!("`{}` was left out: {}", file.display(), e.message));
+        let hint = e.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        notes.push(format!("`{}` was left out: {}{hint}", file.display(), e.message));
     }
     let machine = Machine::here();
     let ways: Vec<Way> = subjects.iter().flat_map(|s| s.ways(settings.goal, machine.threads)).collect();

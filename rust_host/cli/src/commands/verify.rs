@@ -43,7 +43,8 @@ pub(crate) fn verify(
     let backend = backends.open(archive.platform())?;
     worker::enter(confinement, backend.as_ref(), device, true, &[])?;
     way.set(backend.as_ref());
-    let model = Model::from_archive(archive, backend.as_ref(), device, policy)?.optimised()?;
+    let model = Model::from_archive(archive, backend.as_ref(), device, policy)?;
+    let model = if way.optimised { model.optimised()? } else { model };
     Ok(Verified {
         model_name: model_name(model.archive(), model.contract()),
         device: model.device(),
