@@ -92,8 +92,8 @@ class Archive:
         return contract
 
     def member(self, ending: str) -> bytes | None:
-        """The first member of the zip whose name ends so."""
-        name = next((name for name in self.members if name.endswith(ending)), None)
+        """The first member of a compiled package whose name ends so: the library, or what belongs to it."""
+        name = next((name for name in self.members if name.startswith(_LIBRARY) and name.endswith(ending)), None)
         if name is None:
             return None
         with zipfile.ZipFile(io.BytesIO(self.data)) as archive:
@@ -294,9 +294,11 @@ def _compiled_facts(archive: Archive) -> dict[str, str]:
     from py_authoring.export import elf
 
     metadata = metadata_of(archive)
-    operators = elf.host_operators(elf.undefined_symbols(archive.member(".so") or b""))
+    symbols = elf.undefined_symbols(archive.member(".so") or b"", f"the library in `{archive.path}`")
+    operators = elf.host_operators(symbols)
     try:
-        trust = "yes" if trusted.is_trusted(archive.path, archive.data) else f"not in {trusted.list_of(archive.path)}"
+        places = " or ".join(str(file) for file in trusted.lists_for(archive.path))
+        trust = "yes" if trusted.is_trusted(archive.path, archive.data) else f"not in {places}"
     except trusted.InvalidTrustError as error:
         trust = error.message
     return {
@@ -350,7 +352,15 @@ def _onnx_view(archive: Archive, contract: Contract | None) -> View:
 
     proto = _onnx_model(archive.path, archive.data)
     weights = list(proto.graph.initializer)
-    sizes = [onnx.helper.tensor_dtype_to_np_dtype(each.data_type).itemsize for each in weights]
+    try:
+        sizes = [onnx.helper.tensor_dtype_to_np_dtype(each.data_type).itemsize for each in weights]
+        graph = onnx.printer.to_text(_without_weights(proto))
+    except Exception as error:  # KeyError for a datatype that onnx does not know; the printer raises its own
+        what = f"{type(error).__name__}: {_plain(error)}"
+        raise InvalidModelError(
+            f"`{archive.path}` holds what onnx {onnx.__version__} does not know: {what}",
+            hint="a newer onnx may: `pip install -U onnx`",
+        ) from error
     counts = [_product(each.dims) for each in weights]
     used = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in proto.graph.node)
     facts = {
@@ -361,7 +371,6 @@ def _onnx_view(archive: Archive, contract: Contract | None) -> View:
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
     }
     stored = sum(count * size for count, size in zip(counts, sizes, strict=True))
-    graph = onnx.printer.to_text(_without_weights(proto))
     return View(archive, [], sum(counts), stored, 0, contract, facts, graph)
 
 

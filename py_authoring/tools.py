@@ -46,7 +46,7 @@ def find_compiler() -> str:
     if found is None:
         raise UnavailableError(
             f"`--method compiled` needs a C++ compiler, and `{name}` is not on PATH",
-            hint="`apt-get install g++`, or name another: `CXX=clang++ py-authoring export …`; hosts need none",
+            hint="`apt-get install g++`, or name another: `CXX=g++-13 py-authoring export …`; hosts need none",
         )
     return found
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,21 @@ def list_of(path: Path) -> Path:
     return (folder.parent if folder.name.isdecimal() else folder) / TRUSTED_FILE
 
 
+def lists_for(path: Path) -> list[Path]:
+    """Where a host looks for a package's entry: beside the file, and beside its folder, as `rust-host` does.
+
+    Example:
+        >>> [file.name for file in lists_for(Path("models/mnist/1/model.pt2"))]
+        ['trusted.toml', 'trusted.toml']
+    """
+    return [folder / TRUSTED_FILE for folder in list(path.resolve().parents)[:2]]
+
+
+def digest_of(data: bytes) -> str:
+    """By what a package is trusted: 64 hexadecimal digits, as `sha256sum` prints them."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def add(path: Path, data: bytes, created: str) -> Path:
     """Appends an entry for a package that was just made; what the list held stays as it was.
 
@@ -50,7 +65,7 @@ def add(path: Path, data: bytes, created: str) -> Path:
         The list.
 
     Raises:
-        InvalidTrustError: the list is no TOML of this form.
+        InvalidTrustError: the list is no TOML of this form, or of one that no entry can be added to.
         WriteError: it cannot be written; it is as before.
     """
     file = list_of(path)
@@ -58,23 +73,34 @@ def add(path: Path, data: bytes, created: str) -> Path:
         before = _text(file)
         _read(file, before)
         entry = f"""[[package]]
-sha256 = "{hashlib.sha256(data).hexdigest()}"
+sha256 = "{digest_of(data)}"
 file = "{path.relative_to(file.parent).as_posix()}"
 created = "{created}"
 """
-        atomic.write_text(file, f"{before.rstrip()}\n\n{entry}" if before.strip() else _HEAD + entry)
+        after = f"{before.rstrip()}\n\n{entry}" if before.strip() else _HEAD + entry
+        try:
+            _read(file, after)
+        except InvalidTrustError as error:
+            raise InvalidTrustError(
+                f"`{file}`: `package` is written as one list, to which no entry can be added",
+                hint="write each entry as a `[[package]]` of its own; an empty list can be removed",
+            ) from error
+        atomic.write_text(file, after)
     return file
 
 
 def is_trusted(path: Path, data: bytes) -> bool:
-    """Whether these bytes are in the list of their model.
+    """Whether these bytes are in one of their lists; spaces, upper case and `sha256:` before the digits do not matter.
 
     Raises:
         InvalidTrustError: there is a list, and it cannot be read.
     """
-    file = list_of(path)
-    digest = hashlib.sha256(data).hexdigest()
-    return any(str(entry.get("sha256", "")).lower() == digest for entry in _read(file, _text(file)))
+    digest = digest_of(data)
+    return any(
+        entry.strip().lower().removeprefix("sha256:") == digest
+        for file in lists_for(path)
+        for entry in _read(file, _text(file))
+    )
 
 
 def check(file: Path) -> None:
@@ -96,16 +122,23 @@ def _text(file: Path) -> str:
         raise InvalidTrustError(f"cannot read `{file}`: {reason}") from error
 
 
-def _read(file: Path, text: str) -> list[dict[str, Any]]:
+def _read(file: Path, text: str) -> list[str]:
     try:
-        entries = tomllib.loads(text).get("package", [])
+        entries: Any = tomllib.loads(text).get("package", [])
     except tomllib.TOMLDecodeError as error:
         raise InvalidTrustError(
             f"`{file}` is no TOML: {error}", hint="mend it, or remove it and export anew"
         ) from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InvalidTrustError(f"`{file}`: `package` is no list of tables", hint="entries begin with `[[package]]`")
-    return entries
+    digests = [entry.get("sha256") for entry in entries]
+    for number, digest in enumerate(digests, start=1):
+        if not isinstance(digest, str):
+            raise InvalidTrustError(
+                f"`{file}`: entry {number} has no `sha256`, or one that is no string",
+                hint="each `[[package]]` has one, as `sha256sum` prints it",
+            )
+    return digests
 
 
 # Two exports at once: each must see what the other added.
@@ -121,7 +154,8 @@ def _locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(f"cannot write in `{folder}`: {(error.strerror or str(error)).lower()}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(OSError):  # NFS and others lock no folder: two exports at once there are rarer than one
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ TorchScript and compiled packages run in PyTorch, ONNX in ONNX Runtime.
 from __future__ import annotations
 
 import platform
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,8 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     started = time.perf_counter()
     archive = path if isinstance(path, Archive) else read_archive(path)
     contract, examples = _examples(archive)
-    where = choose_device(device)
+    # the best that there is for a file that only the CPU runs is the CPU
+    where = choose_device("cpu" if device == "auto" and archive.platform != TORCHSCRIPT else device)
     call = _open(archive, contract, where)
     seen: dict[str, list[Difference]] = {part.name: [] for part in contract.outputs}
     for number, example in enumerate(examples):
@@ -178,24 +180,30 @@ def _open(
     return compute
 
 
-#: torch's word for a set of instructions → Linux' word for the processor's part of it.
-_FLAGS = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni", "AMX_TILE": "amx_tile"}
+#: torch's word for a set of instructions → Linux' words for the parts of it; of all others they are the same.
+_FLAGS = {"AVX512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"}}
 
 
 def _refuse_foreign_code(archive: Archive) -> None:
     if not trusted.is_trusted(archive.path, archive.data):
+        places = " or ".join(f"`{file}`" for file in trusted.lists_for(archive.path))
+        entry = f'[[package]]\\nsha256 = "{trusted.digest_of(archive.data)}"\\n'
         raise RefusedError(
-            f"`{archive.path}` is machine code that `{trusted.list_of(archive.path)}` does not name, and is not opened",
-            hint="it could do anything; its author's SHA-256 goes there once you trust it, or export it yourself",
+            f"`{archive.path}` is machine code, which may do anything, and its SHA-256 is not in {places}",
+            hint="if you trust who made it: "
+            f"`printf '\\n{entry}' >> {shlex.quote(str(trusted.list_of(archive.path)))}`",
         )
     metadata = metadata_of(archive)
     machine, wanted = metadata.get("AOTI_MACHINE", ""), metadata.get("AOTI_CPU_ISA", "").split()
     flags = _processor_flags()
-    lacks = [each for each in wanted if flags and _FLAGS.get(each, each.lower()) not in flags]
-    if (machine and machine != platform.machine()) or lacks:
-        what = machine if machine != platform.machine() else ", ".join(lacks)
+    lacks = [each for each in wanted if flags and not _FLAGS.get(each, {each.lower()}) <= flags]
+    foreign = bool(machine) and machine != platform.machine()
+    if foreign or lacks:
+        what = f"{machine}, and this is {platform.machine()}"
+        if not foreign:
+            what = f"a processor with {', '.join(lacks)}, which this one does not have"
         raise RefusedError(
-            f"`{archive.path}` was compiled for a processor with {what}, which this one is not",
+            f"`{archive.path}` was compiled for {what}",
             hint="`py-authoring export … --method compiled` on this machine makes one for it",
         )
 

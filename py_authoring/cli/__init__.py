@@ -23,9 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("py_authoring.cli.new", "Start a model: writes model.py and recipe.toml, ready to train."),
     "train": ("py_authoring.cli.train", "Train a model by its recipe, or go on with its latest run."),
     "evaluate": ("py_authoring.cli.evaluate", "Measure a checkpoint: all metrics, per class, confusion matrix."),
-    "export": ("py_authoring.cli.export", "Checkpoint → TorchScript with contract and golden examples, checked."),
-    "inspect": ("py_authoring.cli.inspect", "Show code, graph and contract of any TorchScript file."),
-    "verify": ("py_authoring.cli.verify", "Replay a file's golden examples in PyTorch."),
+    "export": ("py_authoring.cli.export", "Checkpoint → TorchScript, machine code or ONNX with a contract, checked."),
+    "inspect": ("py_authoring.cli.inspect", "Show what a model.pt, model.pt2 or model.onnx holds, anyone's."),
+    "verify": ("py_authoring.cli.verify", "Replay the golden examples of a model.pt, model.pt2 or model.onnx."),
     "recipe": ("py_authoring.cli.recipe", "Show a recipe's values and where each one came from."),
     "completion": ("py_authoring.cli.completion", "Print or install completion for your shell."),
 }

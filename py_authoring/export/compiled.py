@@ -10,6 +10,8 @@ import ctypes
 import io
 import json
 import os
+import re
+import shlex
 import stat
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,9 +21,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._inductor.exc import CppCompileError
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
-from py_authoring.errors import UnavailableError
+from py_authoring.errors import AuthoringError, UnavailableError, WriteError
 from py_authoring.export import elf, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.program import Limits
@@ -54,6 +57,8 @@ _FEW_OPERATIONS = 2_000_000
 #: What g++ may use besides the vector instructions that the metadata name, by torch's word for this processor. Without
 #: it g++ uses all that this very processor has, and nobody could tell whether another one has it too.
 _MACHINES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
+#: What g++ says is wrong, without the place in a file that is gone by now.
+_COMPLAINT = re.compile(r"(?m)\b(?:fatal )?error: .+$|cannot find .+$|undefined reference .+$")
 #: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
 #: a C function of their own a list of them.
 _SOURCES = (".cpp", ".h", ".o", ".kernel_metadata.json", "_flags.json")
@@ -84,7 +89,8 @@ def compile_model(
     """Compiles a model in evaluation mode for this machine's processor; drops the cases that the code is not for.
 
     Raises:
-        UnavailableError: no C++ compiler, or none that knows this processor's vector instructions.
+        UnavailableError: no C++ compiler, one that fails, or none that knows this processor's vector instructions.
+        WriteError: the temporary folder is full, or not writable.
         RefusedError: the model has control flow, a fixed size, or something that the compiler does not know.
     """
     compiler = find_compiler()
@@ -94,23 +100,31 @@ def compile_model(
             exported = torch.export.export(
                 model, (), kwargs=dict(inputs), dynamic_shapes=program.dynamic_shapes(sampler, free)
             )
+            program.refuse_writes(exported)
+            limits = program.limits_of(exported, sampler, free, seen)
+            notes = program.keep_within(cases, limits, sampler.batch, batch_sizes, seen)
+        except AuthoringError:
+            raise
         except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
             raise program.refused(error, seen, "a compiled model") from error
-        program.refuse_writes(exported)
-        limits = program.limits_of(exported, sampler, free, seen)
-        notes = program.keep_within(cases, limits, sampler.batch, batch_sizes, seen)
         try:
             files = _compile(exported, inputs, compiler)
         except Exception as error:  # the code generator, the autotuner and g++ raise each their own
-            raise program.refused(error, seen, "a compiled model") from error
-    metadata = next(json.loads(data) for name, data in files.items() if name.endswith("_metadata.json"))
+            raise _of_this_machine(error, compiler) or program.refused(error, seen, "a compiled model") from error
+    metadata_file = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
+    library = next((data for name, data in files.items() if name.endswith(".so")), None)
+    if metadata_file is None or library is None:
+        raise UnavailableError(
+            f"torch {torch.__version__} compiled no library with metadata that this export knows",
+            hint="take the torch that this project names; `--method script` needs no compiler",
+        )
+    metadata = json.loads(metadata_file)
     isa = str(metadata.get("AOTI_CPU_ISA", ""))
     if isa in ("", "INVALID_VEC_ISA"):
         raise UnavailableError(
             f"`{compiler}` made scalar code only: it does not know this processor's vector instructions",
             hint="take a newer g++: `CXX=g++-13 py-authoring export …`",
         )
-    library = next(data for name, data in files.items() if name.endswith(".so"))
     operators = elf.host_operators(elf.undefined_symbols(library))
     notes.append(_said(isa, operators))
     return Library(files, limits, isa, operators, notes)
@@ -135,16 +149,22 @@ class Package:
 
     Args:
         data: the whole file.
+
+    Raises:
+        WriteError: the temporary folder is full, or not writable.
     """
 
     def __init__(self, data: bytes) -> None:
         _share_libtorch()
         # torch opens a package by its path only, and has read all of it when this returns
-        with tempfile.NamedTemporaryFile(suffix=".pt2") as file, silence():
-            file.write(data)
-            file.flush()
-            # aoti_load_package without its wish to read every extra file as text: the golden examples are none
-            self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1)
+        try:
+            with tempfile.NamedTemporaryFile(suffix=".pt2") as file, silence():
+                file.write(data)
+                file.flush()
+                # aoti_load_package without its wish to read every extra file as text: the golden examples are none
+                self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1)
+        except OSError as error:
+            raise _no_room(error.strerror or str(error)) from error
 
     def run(self, names: Sequence[str], inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """One call, as every host makes it: tensors in, in the contract's order; the outputs' leaves out."""
@@ -188,10 +208,35 @@ def _wrapped(compiler: str, folder: Path) -> Path:
     script = folder / "bin" / "g++"
     script.parent.mkdir()
     maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
-    flags = " ".join(f"'-ffile-prefix-map={old}={new}'" for old, new in maps.items())
-    script.write_text(f"#!/bin/sh\nexec '{compiler}' {flags} \"$@\" -s\n")
+    flags = " ".join(shlex.quote(f"-ffile-prefix-map={old}={new}") for old, new in maps.items())
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} {flags} "$@" -s\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script
+
+
+# A full disk or a broken g++ is no fault of the model's. torch wraps what was raised, at times in a text.
+def _of_this_machine(error: Exception, compiler: str) -> AuthoringError | None:
+    cause = getattr(error, "inner_exception", error)
+    if isinstance(cause, OSError):
+        return _no_room(cause.strerror or str(cause))
+    if not isinstance(cause, CppCompileError):
+        return None
+    output = cause.output if isinstance(cause.output, str) else str(cause)  # torch keeps bytes as they came
+    if "No space left on device" in output:
+        return _no_room("No space left on device")
+    found = _COMPLAINT.search(output) or re.search(r"(?m)\S.*$", output)
+    return UnavailableError(
+        f"`{compiler}` cannot compile what torch made of the model: {found[0].strip() if found else 'it says nothing'}",
+        hint="take another g++: `CXX=g++-13 py-authoring export …`; `--debug` shows the whole text",
+    )
+
+
+def _no_room(reason: str) -> WriteError:
+    folder = tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp"
+    return WriteError(
+        f"cannot write in the temporary folder `{folder}`: {reason[:1].lower()}{reason[1:]}",
+        hint="free it, or name another one: `TMPDIR=FOLDER py-authoring …`",
+    )
 
 
 _shared: list[ctypes.CDLL] = []

@@ -19,16 +19,17 @@ class UnreadableLibraryError(AuthoringError, ValueError):
     """Bytes that are no shared library of this kind."""
 
     kind = "invalid_model"
+    exit_code = 2
 
 
-def undefined_symbols(library: bytes) -> list[str]:
-    """The names that a shared library expects from elsewhere, sorted.
+def undefined_symbols(library: bytes, shown: str = "the compiled library") -> list[str]:
+    """The names that a shared library expects from elsewhere, sorted; `shown` is what messages call it.
 
     Raises:
         UnreadableLibraryError: it is no 64-bit little-endian ELF file, or cut off.
     """
     if library[:6] != b"\x7fELF\x02\x01":
-        raise UnreadableLibraryError("the compiled library is no 64-bit little-endian ELF file")
+        raise UnreadableLibraryError(f"{shown} is no 64-bit little-endian ELF file")
     try:
         (offset,) = struct.unpack_from("<Q", library, 40)
         size, count = struct.unpack_from("<HH", library, 58)
@@ -43,7 +44,7 @@ def undefined_symbols(library: bytes) -> list[str]:
                 if section == 0 and name:
                     names.append(text[name : text.index(b"\0", name)].decode())
     except (struct.error, IndexError, ValueError) as error:
-        raise UnreadableLibraryError(f"the compiled library cannot be read: {error}") from error
+        raise UnreadableLibraryError(f"{shown} cannot be read: {error}") from error
     return sorted(names)
 
 

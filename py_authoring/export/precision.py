@@ -108,13 +108,19 @@ def own_tolerance(precision: str) -> tuple[float | None, float | None]:
 
 def check_metrics(before: Sequence[Metric], after: Sequence[Metric], largest: float, precision: str) -> None:
     """Raises:
-    RefusedError: a metric got worse by more than `largest`; the loss is shown, and decides nothing.
+    RefusedError: a metric got worse by more than `largest`, or is no number any more; the loss is shown, and decides
+        nothing.
     """
     was = {metric.name: metric.value for metric in before}
     for metric in after:
         old, new = was.get(metric.name), metric.value
-        if old is None or new is None or metric.name not in (*_RISING, *_FALLING):
+        if old is None or metric.name not in (*_RISING, *_FALLING):
             continue
+        if new is None:
+            raise RefusedError(
+                f"{precision} costs too much: {metric.name} was {old:.4f} and is not finite",
+                hint="nothing was written; without --precision the numbers stay float32",
+            )
         lost = old - new if metric.name in _RISING else new - old
         if lost > largest:
             raise RefusedError(
@@ -149,7 +155,7 @@ def _between(model: nn.Module, names: Sequence[str], layout: Layout, example: Ca
 
     floats = {name for name, value in example.outputs.items() if value.dtype == torch.float32}
     leaves = {
-        name: "result" + "".join(f"[{step!r}]" for step in path) + (".to(torch.float32)" if name in floats else "")
+        name: "_result" + "".join(f"[{step!r}]" for step in path) + (".to(torch.float32)" if name in floats else "")
         for name, path in zip(layout.names, layout.paths, strict=True)
     }
     arguments = ", ".join(f"{name}={narrow(name)}" for name in names)
@@ -159,7 +165,7 @@ def _between(model: nn.Module, names: Sequence[str], layout: Layout, example: Ca
         "        super().__init__()\n"
         "        self.model = model\n\n"
         f"    def forward(self, {', '.join(f'{name}: Tensor' for name in names)}):\n"
-        f"        result = self.model({arguments})\n"
+        f"        _result = self.model({arguments})\n"
         f"        return {_nested(layout.tree, leaves)}\n"
     )
     file = f"<bfloat16 {next(_numbers)}>"

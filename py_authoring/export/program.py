@@ -165,26 +165,32 @@ def keep_within(cases: Cases, limits: Limits, batch: str | None, required: Seque
     """Drops what the graph was not made for from the cases and the bounds; gives a sentence for each lost size.
 
     Raises:
-        RefusedError: one of the sizes that the recipe asks for is lost.
+        RefusedError: one of the sizes that the recipe asks for, or that the inputs have by themselves, is lost.
     """
     notes = []
+    natural = cases.cases[0].sizes
     for dim, (low, high) in limits.items():
-        if dim == batch:
-            lost = [size for size in required if size < low or (high is not None and size > high)]
-            if lost:
-                raise RefusedError(
-                    f"the graph for {describe({dim: high or low})} is another than for {describe({dim: lost[0]})}"
-                    + _at(_guard_place(seen, high or low)),
-                    hint=f"one graph must serve every size in export.batch_sizes; {SCRIPT_HINT}",
-                )
+        asked = required if dim == batch else [natural[dim]]
+        whose = "in export.batch_sizes" if dim == batch else "that the inputs have"
+        lost = [size for size in asked if size < low or (high is not None and size > high)]
+        if lost:
+            bound = high if high is not None and lost[0] > high else low
+            raise RefusedError(
+                f"the graph for {describe({dim: bound})} is another than for {describe({dim: lost[0]})}"
+                + _at(_guard_place(seen, bound)),
+                hint=f"one graph must serve every size {whose}; {SCRIPT_HINT}",
+            )
         for size in cases.tried[dim]:
             if size < low or (high is not None and size > high):
                 cases.tried[dim][size] = False
-        if high is not None:
+        worked = [size for size, works in cases.tried[dim].items() if works]
+        refused = [size for size, works in cases.tried[dim].items() if not works]
+        # where eager itself refuses earlier, its bound stays
+        if high is not None and not any(max(worked) < size <= high for size in refused):
             cases.tried[dim][high] = True
             cases.tried[dim][high + 1] = False
             notes.append(f"`{dim}` is at most {high} in the graph{_at(_guard_place(seen, high))}")
-        if low > 1:
+        if low > 1 and not any(low <= size < min(worked) for size in refused):
             cases.tried[dim][low] = True
             notes.append(f"`{dim}` is at least {low} in the graph{_at(_guard_place(seen, low))}")
 

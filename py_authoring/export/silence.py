@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 
@@ -34,7 +34,8 @@ def silence(quiet: bool = True) -> Iterator[None]:
             with Path(os.devnull).open("w") as sink, redirect_stdout(sink), redirect_stderr(sink):
                 yield
         finally:
-            _flush()
+            with suppress(OSError, ValueError):  # what cannot be written must not keep the streams away
+                _flush()
             for number, copy in enumerate(kept, start=1):
                 os.dup2(copy, number)
             for descriptor in (nowhere, *kept):

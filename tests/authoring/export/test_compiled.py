@@ -1,5 +1,6 @@
 """`--method compiled`: a package of machine code, checked on its own bytes and opened only where it is trusted."""
 
+import errno
 import hashlib
 import io
 import json
@@ -13,19 +14,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.exc import CppCompileError, InductorError
 
 from py_authoring import trusted
 from py_authoring.archive_view import InvalidModelError, parse_archive
-from py_authoring.errors import RefusedError, UnavailableError, WriteError
-from py_authoring.export import Version, build, compiled, elf, export, golden
+from py_authoring.contract import Bounds
+from py_authoring.errors import DeviceError, RefusedError, UnavailableError, WriteError
+from py_authoring.export import Version, build, compiled, elf, export, golden, program
+from py_authoring.export.cases import Cases
+from py_authoring.export.parity import Case
+from py_authoring.export.returns import Layout
 from py_authoring.export.sibling import find_sibling
+from py_authoring.export.signature import bounds_of
 from py_authoring.export.weights import load_weights
 from py_authoring.verify import verify
 
 ROOT = Path(__file__).resolve().parents[3]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Make = Callable[..., Version]
-UNTRUSTED = "is machine code that `.*trusted.toml` does not name"
+UNTRUSTED = "is machine code, .* SHA-256 is not in `.*trusted.toml` or `.*trusted.toml`"
 
 
 def copy_of(name: str, folder: Path = Path("models")) -> Path:
@@ -127,7 +134,8 @@ def test_a_package_that_nobody_trusts_is_not_opened(pair: Pair, call: Run, monke
     monkeypatch.setattr(compiled.Package, "__init__", lambda *arguments: pytest.fail("it was opened"))
     done = call("verify", "copy.pt2")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: `copy.pt2` is machine code that `")
+    assert done.stderr.startswith("error: `copy.pt2` is machine code, which may do anything, and its SHA-256 is not in")
+    assert f'sha256 = "{hashlib.sha256(Path("copy.pt2").read_bytes()).hexdigest()}"' in done.stderr
     changed = pair.compiled.path.with_name("changed.pt2")
     changed.write_bytes(pair.compiled.path.read_bytes() + b"\0")
     with pytest.raises((RefusedError, InvalidModelError)):
@@ -140,7 +148,7 @@ def test_a_package_for_another_processor_is_not_opened(pair: Pair, monkeypatch: 
     with pytest.raises(RefusedError, match="was compiled for a processor with AVX"):
         verify(pair.compiled.path)
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(RefusedError, match="with x86_64, which this one is not"):
+    with pytest.raises(RefusedError, match="compiled for x86_64, and this is"):
         verify(pair.compiled.path)
 
 
@@ -293,6 +301,8 @@ def test_undefined_symbols_are_read_from_the_file_itself() -> None:
         elf.undefined_symbols(b"MZ")
     with pytest.raises(elf.UnreadableLibraryError):
         elf.undefined_symbols(library[:100])
+    with pytest.raises(elf.UnreadableLibraryError, match=r"^the library in `a.pt2` is no 64-bit"):
+        elf.undefined_symbols(b"MZ", "the library in `a.pt2`")
 
 
 def test_the_list_keeps_what_it_held_and_reads_hashes_in_any_case() -> None:
@@ -311,6 +321,104 @@ def test_the_list_keeps_what_it_held_and_reads_hashes_in_any_case() -> None:
         trusted.is_trusted(path, b"data")
 
 
+def test_a_package_is_trusted_where_rust_host_trusts_it_and_in_the_same_spellings() -> None:
+    path = Path("m/1/model.pt2")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"data")
+    digest = hashlib.sha256(b"data").hexdigest()
+    for file in (Path("m/1/trusted.toml"), Path("m/trusted.toml")):
+        for spelling in (digest, f"  {digest.upper()} ", f"sha256:{digest}", f" SHA256:{digest.upper()}"):
+            file.write_text(f'[[package]]\nsha256 = "{spelling}"\n')
+            assert trusted.is_trusted(path, b"data"), (file, spelling)
+        file.unlink()
+    Path("trusted.toml").write_text(f'[[package]]\nsha256 = "{digest}"\n')
+    assert not trusted.is_trusted(path, b"data")
+    Path("trusted.toml").unlink()
+    Path("link.pt2").symlink_to(path.absolute())
+    Path("m/trusted.toml").write_text(f'[[package]]\nsha256 = "{digest}"\n')
+    assert trusted.is_trusted(Path("link.pt2"), b"data")
+    for wrong in ('file = "1/model.pt2"', "sha256 = 3"):
+        Path("m/trusted.toml").write_text(f'[[package]]\nsha256 = "{digest}"\n[[package]]\n{wrong}\n')
+        with pytest.raises(trusted.InvalidTrustError, match="entry 2 has no `sha256`"):
+            trusted.is_trusted(path, b"data")
+
+
+def test_a_list_that_takes_no_entry_stays_as_it_was() -> None:
+    path = Path("m/1/model.pt2")
+    path.parent.mkdir(parents=True)
+    for text in ("package = []\n", f'package = [{{ sha256 = "{"a" * 64}" }}]\n'):
+        Path("m/trusted.toml").write_text(text)
+        assert not trusted.is_trusted(path, b"data")
+        with pytest.raises(trusted.InvalidTrustError, match="no entry can be added"):
+            trusted.add(path, b"data", "2026-01-01T00:00:00Z")
+        assert Path("m/trusted.toml").read_text() == text
+
+
+def test_a_file_system_without_locks_takes_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    Path("m/1").mkdir(parents=True)
+    trusted.add(Path("m/1/model.pt2"), b"data", "2026-01-01T00:00:00Z")
+    assert trusted.is_trusted(Path("m/1/model.pt2"), b"data")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), WriteError, "temporary folder `.*`: no space left"),
+        (
+            CppCompileError(["g++"], "In file included from x.cpp:1:\nx.cpp:3:1: fatal error: math.h: No such file\n"),
+            UnavailableError,
+            r"cannot compile what torch made of the model: fatal error: math.h: No such file$",
+        ),
+        (CppCompileError(["g++"], "as: No space left on device"), WriteError, "temporary folder"),
+        (ValueError("something of the model's"), RefusedError, "something of the model's"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_this_machine_lacks_is_not_blamed_on_the_model(
+    make_export: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    kind: type[Exception],
+    words: str,
+    wrapped: bool,
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise InductorError(raised, None) if wrapped else raised
+
+    monkeypatch.setattr(compiled, "_compile", fails)
+    with pytest.raises(kind, match=words):
+        make_export("return self.linear(x)", method="compiled")
+    assert not Path("models/small/1").exists()
+
+
+def test_a_compiler_that_wrote_no_library_is_named(make_export: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_compile", lambda *arguments: {})
+    with pytest.raises(UnavailableError, match="compiled no library"):
+        make_export("return self.linear(x)", method="compiled")
+
+
+def test_a_package_that_the_temporary_folder_cannot_take_is_a_sentence(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(WriteError, match=r"temporary folder `.*gone`: no such file"):
+        compiled.Package(pair.compiled.path.read_bytes())
+
+
+def test_on_a_machine_with_a_gpu_auto_means_the_processor(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gpu(name: str) -> torch.device:
+        return torch.device("cpu" if name == "cpu" else "cuda:0")
+
+    monkeypatch.setattr("py_authoring.verify.choose_device", gpu)
+    assert verify(pair.compiled.path, device="auto").device == "cpu"
+    with pytest.raises(DeviceError, match="on the CPU only"):
+        verify(pair.compiled.path, device="cuda")
+
+
 @pytest.mark.parametrize(
     ("forward", "words"),
     [
@@ -323,3 +431,24 @@ def test_a_model_that_writes_where_others_read_is_refused(make_export: Make, for
     with pytest.raises(RefusedError, match=words):
         make_export(forward, method="compiled", init=init)
     assert not Path("models/small/1").exists()
+
+
+def small_cases(tried: dict[int, bool]) -> Cases:
+    case = Case(sizes={"batch": 5, "width": 6}, inputs={}, outputs={})
+    return Cases(Layout(names=[], paths=[], tree=()), [case], {"batch": {5: True}, "width": tried})
+
+
+def test_a_graph_for_other_sizes_than_the_inputs_have_is_refused() -> None:
+    seen = program.Decisions()
+    for limits in ((7, None), (2, 5)):
+        with pytest.raises(RefusedError, match=r"is another than for .*6"):
+            program.keep_within(small_cases({6: True, 13: True}), {"width": limits}, "batch", [5], seen)
+
+
+def test_where_eager_refuses_before_the_graph_does_its_bound_stays() -> None:
+    cases = small_cases({5: False, 6: True, 13: False})
+    assert program.keep_within(cases, {"width": (2, 64)}, "batch", [5], program.Decisions()) == []
+    assert bounds_of(cases.tried)["width"] == Bounds(min=6, max=6)
+    cases = small_cases({6: True, 13: True})
+    program.keep_within(cases, {"width": (2, 64)}, "batch", [5], program.Decisions())
+    assert bounds_of(cases.tried)["width"] == Bounds(min=2, max=64)

@@ -140,6 +140,14 @@ def test_an_onnx_file_of_others_is_shown_and_has_nothing_to_verify(make_export: 
     assert (done.returncode, "has no contract, so there is nothing to verify" in done.stderr) == (2, True)
 
 
+def test_a_datatype_that_onnx_does_not_know_is_a_sentence(make_export: Make, call: Run) -> None:
+    proto = onnx.load(make_export("return self.linear(x)", method="onnx").path)
+    proto.graph.initializer[0].data_type = 99
+    Path("odd.onnx").write_bytes(proto.SerializeToString())
+    done = call("inspect", "odd.onnx")
+    assert (done.returncode, done.stderr.startswith("error: `odd.onnx` holds what onnx ")) == (2, True)
+
+
 def test_damaged_files_are_a_sentence(make_export: Make, call: Run) -> None:
     version = make_export("return self.linear(x)", method="onnx")
     data = version.path.read_bytes()

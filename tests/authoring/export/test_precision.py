@@ -77,6 +77,9 @@ def test_a_metric_that_falls_too_far_is_refused() -> None:
     with pytest.raises(RefusedError, match=r"rmse 1\.0000 → 1\.5000"):
         check_metrics(before, [Metric(name="rmse", value=1.5)], 0.01, "bf16")
     check_metrics(before, [Metric(name="rmse", value=0.5)], 0.01, "bf16")
+    check_metrics(before, [Metric(name="loss", value=None)], 0.01, "bf16")
+    with pytest.raises(RefusedError, match=r"rmse was 1\.0000 and is not finite"):
+        check_metrics(before, [Metric(name="rmse", value=None)], 0.01, "bf16")
 
 
 def test_the_bound_is_the_recipes_and_nothing_is_written_past_it(
@@ -142,5 +145,29 @@ def test_another_precision_is_another_version(make_export: Make) -> None:
     examples = golden.from_bytes(archive.extra["golden.safetensors"], version.contract)
     folder = version.path.parents[1]
     assert find_sibling(folder, contract, examples) is not None
+    widened = [part.model_copy(update={"rtol": 1.0, "atol": 1.0}) for part in contract.outputs]
+    other = golden.from_bytes(archive.extra["golden.safetensors"], version.contract)
+    next(iter(other[0].outputs.values())).add_(1e-2)
+    assert find_sibling(folder, contract.model_copy(update={"outputs": widened}), other) is None
+    other = golden.from_bytes(archive.extra["golden.safetensors"], version.contract)
+    other[0].inputs["x"] = other[0].inputs["x"].double()
+    assert find_sibling(folder, contract, other) is None
     provenance = contract.provenance.model_copy(update={"precision": None})
     assert find_sibling(folder, contract.model_copy(update={"provenance": provenance}), examples) is None
+
+
+def test_an_argument_may_have_any_name(make_export: Make) -> None:
+    code = """class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, result: Tensor):
+        return self.linear(result), result
+
+
+def example_inputs(count):
+    return {"result": torch.randn(count, 4)}
+"""
+    version = make_export("", code=code, recipe='precision = "bf16"\n')
+    assert [part.name for part in version.contract.inputs] == ["result"]
