@@ -17,7 +17,6 @@ import logging
 import sys
 import time
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,30 +56,25 @@ def files(name: str, folder: Path) -> None:
 
 
 def package(name: str, folder: Path) -> None:
-    """The model compiled ahead of time, with a contract, and trusted."""
-    import ctypes
+    """The model compiled ahead of time as `py-authoring export` does it, with a contract, and trusted."""
+    import inspect
 
     import torch
+    from torch.export.pt2_archive import PT2ArchiveWriter
+    from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
 
     from models import SHAPES, make
+    from py_authoring.export.compiled import compile_program
+    from py_authoring.tools import find_compiler
 
-    library = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
-    ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)  # the autotuner's own programs need it
     shape, path = SHAPES[name], folder / "model.pt2"
-    options = {
-        "freezing": True,
-        "max_autotune": True,
-        "max_autotune_gemm_backends": "CPP,ATEN",
-        "aot_inductor.link_libtorch": False,
-        "cpp.vec_isa_ok": True,
-        "cpp.dynamic_threads": True,
-    }
     with torch.no_grad():
         batch = torch.export.Dim("batch", min=1, max=4096)
         model, x = make(name), torch.rand(3, *shape)
+        argument = next(iter(inspect.signature(model.forward).parameters))
         out = model(x).shape[1:]
-        exported = torch.export.export(model, (x,), dynamic_shapes=({0: batch},))
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(path), inductor_configs=options)
+        exported = torch.export.export(model, (), kwargs={argument: x}, dynamic_shapes={argument: {0: batch}})
+        files = compile_program(exported, {argument: x}, find_compiler())
     tensors = {
         key: {"datatype": "FP32", "shape": [-1, *s], "dims": ["batch", *s]} for key, s in (("x", shape), ("y", out))
     }
@@ -96,9 +90,10 @@ def package(name: str, folder: Path) -> None:
         "producer": {"name": "engine.py", "version": "1"},
         "provenance": {"method": "compiled", "torch_version": torch.__version__},
     }
-    with zipfile.ZipFile(path, "a") as archive:
-        stem = archive.namelist()[0].partition("/")[0]
-        archive.writestr(f"{stem}/extra/contract.json", json.dumps(contract))
+    with PT2ArchiveWriter(str(path)) as archive:
+        for file, data in files.items():
+            archive.write_bytes(f"{AOTINDUCTOR_DIR}model/{file}", data)
+        archive.write_bytes(f"{EXTRA_DIR}contract.json", json.dumps(contract).encode())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = f'[[package]]\nsha256 = "{digest}"\nfile = "{folder.name}/model.pt2"\ncreated = "2026-01-01T00:00:00Z"\n'
     (folder.parent / "trusted.toml").write_text(entry)

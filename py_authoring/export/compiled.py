@@ -108,7 +108,7 @@ def compile_model(
         except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
             raise program.refused(error, seen, "a compiled model") from error
         try:
-            files = _compile(exported, inputs, compiler)
+            files = compile_program(exported, inputs, compiler)
         except Exception as error:  # the code generator, the autotuner and g++ raise each their own
             raise _of_this_machine(error, compiler) or program.refused(error, seen, "a compiled model") from error
     metadata_file = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
@@ -172,7 +172,17 @@ class Package:
         return outputs
 
 
-def _compile(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict[str, bytes]:
+def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict[str, bytes]:
+    """An exported program as machine code for this processor: name → content of the library and its metadata.
+
+    Args:
+        exported: of `torch.export.export`, in whose free sizes the code is free.
+        inputs: argument → what to choose the fastest kernels with.
+        compiler: path of g++.
+
+    Raises:
+        Exception: what the code generator, the autotuner and g++ raise, each their own.
+    """
     from torch._inductor.utils import fresh_cache
 
     _share_libtorch()
