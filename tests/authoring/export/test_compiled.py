@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -452,3 +453,14 @@ def test_where_eager_refuses_before_the_graph_does_its_bound_stays() -> None:
     cases = small_cases({6: True, 13: True})
     program.keep_within(cases, {"width": (2, 64)}, "batch", [5], program.Decisions())
     assert bounds_of(cases.tried)["width"] == Bounds(min=2, max=64)
+
+
+def test_half_of_avx512_is_not_avx512(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    metadata = {"AOTI_MACHINE": platform.machine(), "AOTI_CPU_ISA": "AVX512"}
+    monkeypatch.setattr("py_authoring.verify.metadata_of", lambda archive: metadata)
+    monkeypatch.setattr("py_authoring.verify._processor_flags", lambda: {"avx2", "avx512f"})
+    with pytest.raises(RefusedError, match=r"a processor with AVX512, which this one does not have"):
+        verify(pair.compiled.path)
+    whole = {"avx2", "avx512f", "avx512dq", "avx512vl", "avx512bw"}
+    monkeypatch.setattr("py_authoring.verify._processor_flags", lambda: whole)
+    assert verify(pair.compiled.path).ok

@@ -154,20 +154,3 @@ def test_another_precision_is_another_version(make_export: Make) -> None:
     assert find_sibling(folder, contract, other) is None
     provenance = contract.provenance.model_copy(update={"precision": None})
     assert find_sibling(folder, contract.model_copy(update={"provenance": provenance}), examples) is None
-
-
-def test_an_argument_may_have_any_name(make_export: Make) -> None:
-    code = """class M(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-
-    def forward(self, result: Tensor):
-        return self.linear(result), result
-
-
-def example_inputs(count):
-    return {"result": torch.randn(count, 4)}
-"""
-    version = make_export("", code=code, recipe='precision = "bf16"\n')
-    assert [part.name for part in version.contract.inputs] == ["result"]
