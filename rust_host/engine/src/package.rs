@@ -38,7 +38,7 @@ pub struct BuiltFor {
 impl Default for BuiltFor {
     fn default() -> Self {
         let unknown = || "unknown".to_owned();
-        Self { device: unknown(), system: unknown(), machine: unknown(), isa: String::new() }
+        Self { device: unknown(), system: unknown(), machine: unknown(), isa: unknown() }
     }
 }
 
@@ -130,7 +130,7 @@ fn has(extension: &str) -> bool {
 
 #[cfg(not(target_arch = "x86_64"))]
 fn has(extension: &str) -> bool {
-    extension == "INVALID_VEC_ISA"
+    extension == "INVALID_VEC_ISA" || machine::cpu().features.contains(&extension.to_ascii_lowercase())
 }
 
 #[cfg(test)]

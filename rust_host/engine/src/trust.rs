@@ -31,7 +31,7 @@ pub fn digest(bytes: &[u8]) -> String {
 /// Checks a file that holds native code; others need no trust.
 ///
 /// # Errors
-/// `Refused` with the digest and how to trust it; `InvalidInput` for a `trusted.toml` that cannot be read.
+/// `Refused` with the digest and how to trust it, or for a list that is somebody else's; `InvalidInput` for a `trusted.toml` that cannot be read.
 pub fn check(archive: &Archive, policy: &Policy) -> Result<()> {
     if archive.platform() != Platform::Compiled {
         return Ok(());
@@ -68,6 +68,7 @@ fn files_for(path: &Path) -> Vec<PathBuf> {
 /// The digests of one file; none if it is not there.
 fn read(file: &Path) -> Result<Vec<String>> {
     let wrong = |text: String| Error::invalid_input(format!("`{}`: {text}", file.display()));
+    refuse_a_strangers(file)?;
     let text = match fs::read_to_string(file) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(|e| wrong(format!("it cannot be read: {e}")))?,
@@ -77,6 +78,20 @@ fn read(file: &Path) -> Result<Vec<String>> {
         wrong(format!("line {line}: {}, expected entries `[[package]]` with a `sha256`", e.message()))
     })?;
     Ok(trusted.package.into_iter().map(|entry| entry.sha256).collect())
+}
+
+/// A list that somebody else may have written is nobody's trust: the folder may be one that all users share.
+fn refuse_a_strangers(file: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(list), Ok(own)) = (fs::metadata(file), fs::metadata("/proc/self")) else { return Ok(()) };
+    let who = match list.uid() {
+        _ if list.mode() & 0o002 != 0 => "anybody may write to it",
+        uid if uid != 0 && uid != own.uid() => "it belongs to another user",
+        _ => return Ok(()),
+    };
+    let shown = file.display();
+    Err(Error::new(ErrorKind::Refused, format!("`{shown}` is not a list to trust: {who}"))
+        .hint("make it your own, or name the digest: `--trust SHA256`"))
 }
 
 #[cfg(test)]
@@ -95,6 +110,18 @@ mod tests {
             let e = read(&file).unwrap_err();
             assert!(e.message.contains("trusted.toml") && e.message.contains("line "), "{e}");
             assert_eq!(e.message.lines().count(), 1, "{e}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_anybody_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(FILE);
+        fs::write(&file, "[[package]]\nsha256 = \"AB\"\n").unwrap();
+        for (mode, trusted) in [(0o644, true), (0o664, true), (0o666, false), (0o602, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&file).is_ok(), trusted, "{mode:o}");
         }
     }
 

@@ -16,6 +16,7 @@ use std::{
 };
 
 fn main() -> Result<()> {
+    rust_host_loader::at_start();
     let words: Vec<String> = std::env::args().skip(1).collect();
     let usage = || Error::invalid_input("usage: soak calls|loads FILE COUNT SECONDS SHAPE…");
     let [what, file, count, seconds, shapes @ ..] = words.as_slice() else { return Err(usage()) };

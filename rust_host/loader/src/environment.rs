@@ -12,7 +12,7 @@ const CAPACITY: &str = "256";
 const CACHES: [&[&str]; 2] =
     [&["ONEDNN_PRIMITIVE_CACHE_CAPACITY", "DNNL_PRIMITIVE_CACHE_CAPACITY"], &["LRU_CACHE_CAPACITY"]];
 
-/// Bounds libtorch's caches; before libtorch is loaded.
+/// Bounds libtorch's caches; at the start of the program.
 pub(crate) fn bound_caches() {
     for name in to_bound(|name| env::var_os(name).is_some()) {
         set(name, CAPACITY);
@@ -33,8 +33,8 @@ pub(crate) fn let_waiting_threads_sleep() {
 }
 
 fn set(name: &str, value: &str) {
-    // SAFETY: the loader is a program's own, which opens a backend before it has started a thread that reads the environment
-    // other than through std: no libtorch is loaded yet.
+    // SAFETY: the loader is a program's own, which calls this before it has started a second thread: at its start, and before
+    // it opens the backend of a table run.
     unsafe { env::set_var(name, value) };
 }
 

@@ -63,11 +63,17 @@ fn onnx() -> Result<Arc<dyn Backend>> {
     Err(Error::unavailable("this program was built without ONNX").hint("`cargo build --release --features onnx`"))
 }
 
+/// Sets what the libraries read from the environment. Called once, at the start of a program, before it has a second thread.
+pub fn at_start() {
+    environment::bound_caches();
+    #[cfg(feature = "onnx")]
+    rust_host_onnx::send_nothing();
+}
+
 /// Before libtorch is loaded.
 fn prepare() {
     static PREPARED: Once = Once::new();
     PREPARED.call_once(|| {
-        environment::bound_caches();
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         heap::prepare();
     });

@@ -13,10 +13,11 @@ static CHOSEN: AtomicUsize = AtomicUsize::new(0);
 #[pyfunction]
 pub(crate) fn set_threads(py: Python<'_>, count: usize) -> PyResult<()> {
     let backend = rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?;
+    // First, or a model that is being opened meanwhile would set another number afterwards.
+    CHOSEN.store(count.max(1), Ordering::Relaxed);
     backend.set_threads(count);
     rust_host_compiled::set_threads(count);
     rust_host_onnx::set_threads(count);
-    CHOSEN.store(count.max(1), Ordering::Relaxed);
     Ok(())
 }
 

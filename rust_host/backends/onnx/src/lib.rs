@@ -14,6 +14,8 @@ mod message;
 mod session;
 mod value;
 
+pub use library::send_nothing;
+
 use ort::environment::Environment;
 use rust_host_engine::{Archive, Backend, Device, DeviceRequest, Error, Platform, Program, Result};
 use std::{

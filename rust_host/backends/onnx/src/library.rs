@@ -37,11 +37,11 @@ pub(crate) fn open() -> Result<(Environment, String)> {
 
 /// From 1.32 on, the library that Python packages carry reports its use to Microsoft from a thread of its own, which it starts
 /// with the environment and which only this variable prevents. A value that the user has set stays.
-fn send_nothing() {
+pub fn send_nothing() {
     const TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
     if env::var_os(TELEMETRY).is_none() {
-        // SAFETY: Rust's own readers wait for it. The binary has one thread here; in Python it is as safe as `os.environ[…] = …`
-        // of another thread, and happens once, before the first ONNX model is opened.
+        // SAFETY: Rust's own readers wait for it. The binary does it before it starts a thread; in Python it happens once,
+        // before the first ONNX model is opened, and is as safe as `os.environ[…] = …` beside threads of other libraries.
         unsafe { env::set_var(TELEMETRY, "1") };
     }
 }
