@@ -280,7 +280,7 @@ def test_a_missing_compiler_is_said_before_anything_is_done(
 
 def test_scalar_code_is_an_error(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"a.wrapper.so": b"", "a.wrapper_metadata.json": b'{"AOTI_CPU_ISA": "INVALID_VEC_ISA"}'}
-    monkeypatch.setattr(compiled, "_compile", lambda *arguments: made)
+    monkeypatch.setattr(compiled, "compile_program", lambda *arguments: made)
     with pytest.raises(UnavailableError, match="made scalar code only"):
         export(copy_of("some_nn_arch"), method="compiled")
 
@@ -289,7 +289,7 @@ def test_what_the_compiler_says_becomes_one_sentence(monkeypatch: pytest.MonkeyP
     def fail(*arguments: object) -> None:
         raise RuntimeError("C++ compile error\n\nCommand:\ng++ …\n" + "x\n" * 500)
 
-    monkeypatch.setattr(compiled, "_compile", fail)
+    monkeypatch.setattr(compiled, "compile_program", fail)
     with pytest.raises(RefusedError, match=r"cannot hold what the model does.*: c\+\+ compile error$") as caught:
         export(copy_of("some_nn_arch"), method="compiled")
     assert "\n" not in str(caught.value)
@@ -390,14 +390,14 @@ def test_what_this_machine_lacks_is_not_blamed_on_the_model(
     def fails(*arguments: object) -> None:
         raise InductorError(raised, None) if wrapped else raised
 
-    monkeypatch.setattr(compiled, "_compile", fails)
+    monkeypatch.setattr(compiled, "compile_program", fails)
     with pytest.raises(kind, match=words):
         make_export("return self.linear(x)", method="compiled")
     assert not Path("models/small/1").exists()
 
 
 def test_a_compiler_that_wrote_no_library_is_named(make_export: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_compile", lambda *arguments: {})
+    monkeypatch.setattr(compiled, "compile_program", lambda *arguments: {})
     with pytest.raises(UnavailableError, match="compiled no library"):
         make_export("return self.linear(x)", method="compiled")
 
