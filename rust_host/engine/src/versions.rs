@@ -40,14 +40,12 @@ pub fn file(path: &Path, wanted: Option<Platform>) -> Result<PathBuf> {
     let version = folder(path)?;
     let shown = version.display();
     let there = || files(&version).map(|(file, _)| file);
-    if wanted.is_none() {
-        let tuned = host_settings::read(&version)?.settings.map(|s| version.join(s.file));
-        if let Some(file) = tuned.filter(|f| f.is_file()) {
-            return Ok(file);
-        }
-    }
     match wanted {
-        None => there().next().ok_or_else(|| Error::internal(format!("`{shown}` has no model file any more"))),
+        None => {
+            let tuned = host_settings::read(&version)?.settings.map(|s| version.join(s.file));
+            let file = tuned.filter(|f| f.is_file()).or_else(|| there().next());
+            file.ok_or_else(|| Error::internal(format!("`{shown}` has no model file any more")))
+        }
         Some(platform) => {
             let found = files(&version).find(|(_, p)| *p == platform).map(|(file, _)| file);
             found.ok_or_else(|| {

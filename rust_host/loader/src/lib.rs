@@ -30,16 +30,18 @@ pub struct Loader;
 
 impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
-        if platform == Platform::Onnx {
-            return onnx();
-        }
-        let library = find_backend()?;
-        let libtorch = look_for_libtorch(&library);
-        libtorch.check()?;
-        prepare();
+        let checked = || -> Result<(PathBuf, LibtorchLocation)> {
+            let library = find_backend()?;
+            let libtorch = look_for_libtorch(&library);
+            libtorch.check()?;
+            prepare();
+            Ok((library, libtorch))
+        };
         match platform {
-            Platform::TorchScript => open_library(&library),
-            Platform::Compiled => rust_host_compiled::backend(libtorch.path.as_deref().unwrap_or(Path::new(LIBTORCH))),
+            Platform::TorchScript => open_library(&checked()?.0),
+            Platform::Compiled => {
+                rust_host_compiled::backend(checked()?.1.path.as_deref().unwrap_or(Path::new(LIBTORCH)))
+            }
             Platform::Onnx => onnx(),
         }
     }

@@ -1,4 +1,4 @@
-"""Runs TorchScript models natively: the engine of the command `rust-host`, as a Python module.
+"""Runs PyTorch models natively: the engine of the command `rust-host`, as a Python module.
 
 >>> import rust_host
 >>> model = rust_host.Model("model.pt")     # doctest: +SKIP

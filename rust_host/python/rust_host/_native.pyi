@@ -14,7 +14,7 @@ class _ArrowArray(Protocol):
 
 @final
 class Model:
-    """A TorchScript file, ready to run."""
+    """A model file, ready to run."""
 
     def __new__(
         cls,

@@ -71,13 +71,8 @@ impl Compiled {
         let range = first..first + span;
         let shares = taken.iter().any(|other| other.start < range.end && range.start < other.end);
         let data = NonNull::new(about.data).unwrap_or(NonNull::dangling());
-        let tensor = Tensor::strided(
-            datatype,
-            about.shape,
-            about.strides,
-            0,
-            Arc::new(Output { _tensor: tensor, data, span, shares }),
-        )?;
+        let tensor =
+            Tensor::strided(datatype, about.shape, about.strides, 0, Arc::new(Output { _tensor: tensor, data, span }))?;
         if shares {
             return copy_of(&tensor);
         }
@@ -91,7 +86,6 @@ struct Output {
     _tensor: Owned<'static>,
     data: NonNull<u8>,
     span: usize,
-    shares: bool,
 }
 
 // SAFETY: the tensor is only dropped, which libtorch allows on any thread; the bytes are read only.
@@ -106,7 +100,7 @@ impl Memory for Output {
     }
 
     fn writable(&self) -> Option<NonNull<u8>> {
-        (!self.shares).then_some(self.data)
+        Some(self.data) // what is shared was copied
     }
 }
 

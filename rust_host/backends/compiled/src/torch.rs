@@ -177,9 +177,9 @@ impl Torch {
             return Err(Error::failed("an output of the compiled code is no tensor on the processor"));
         }
         let count = usize::try_from(dim).unwrap_or_default();
-        // SAFETY: both arrays have `dim` numbers and live as long as the tensor.
         let copy = |numbers: *mut i64| match count {
             0 => Vec::new(),
+            // SAFETY: both arrays have `dim` numbers and live as long as the tensor.
             _ => unsafe { std::slice::from_raw_parts(numbers, count) }.to_vec(),
         };
         Ok(Description { shape: copy(sizes), strides: copy(strides), dtype, data: data.cast() })
