@@ -296,10 +296,16 @@ def run(numbers: range, seed: int, seconds: float, keep: Path | None = None, wor
     originals = bases()
     deadline = time.monotonic() + seconds
     bad: list[str] = []
+    left = iter(numbers)  # taken one by one: a million waiting calls would fill the memory that a child's peak begins at
 
-    def one(number: int) -> bool:
-        if time.monotonic() > deadline:
-            return False
+    def work(_: int) -> int:
+        done = 0
+        while time.monotonic() < deadline and (number := next(left, None)) is not None:
+            one(number)
+            done += 1
+        return done
+
+    def one(number: int) -> None:
         mutator = Mutator(seed, number, originals)
         data = mutator.mutant()
         for fault in faults(data):
@@ -308,10 +314,9 @@ def run(numbers: range, seed: int, seconds: float, keep: Path | None = None, wor
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)
                 (keep / f"{seed}-{number}.pt").write_bytes(data)
-        return True
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        done = sum(pool.map(one, numbers))
+        done = sum(pool.map(work, range(workers)))
     return done, bad
 
 
