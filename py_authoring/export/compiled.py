@@ -25,7 +25,7 @@ from torch._inductor.exc import CppCompileError
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from py_authoring.errors import AuthoringError, UnavailableError, WriteError
-from py_authoring.export import elf, program
+from py_authoring.export import elf, kernels, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.program import Limits
 from py_authoring.export.samples import Sampler
@@ -192,10 +192,16 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
         try:
             torch.set_num_threads(1)  # threads that wait for one another on a busy machine decide nothing
             module = exported.module(check_guards=False)
-            options = _OPTIONS | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder))))}
-            options |= _ONE_THREAD if _is_small(module, inputs) else _MANY_THREADS
-            if machine := _MACHINES.get(torch.backends.cpu.get_cpu_capability()):
-                options["cpp.march"] = machine
+            options: dict[str, Any] = _ONE_THREAD if _is_small(module, inputs) else _MANY_THREADS
+            capability = torch.backends.cpu.get_cpu_capability()
+            kernel: Path | None = None
+            if machine := _MACHINES.get(capability):
+                options = options | {"cpp.march": machine}
+                if direct := kernels.with_own_kernels(exported, kernels.LANES[capability]):
+                    module, kernel = direct, kernels.compile_kernel(compiler, machine, Path(folder))
+                    table = {kernels.direct_convolution(): [kernels.C_FUNCTION]}
+                    options = options | {"aot_inductor.custom_ops_to_c_shims": table}
+            options = _OPTIONS | options | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder), kernel)))}
             made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)
@@ -213,13 +219,19 @@ def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     return 0 < operations <= _FEW_OPERATIONS
 
 
-# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too.
-def _wrapped(compiler: str, folder: Path) -> Path:
+# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too. And a
+# kernel of ours has to be linked in.
+def _wrapped(compiler: str, folder: Path, kernel: Path | None) -> Path:
     script = folder / "bin" / "g++"
     script.parent.mkdir()
     maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
     flags = " ".join(shlex.quote(f"-ffile-prefix-map={old}={new}") for old, new in maps.items())
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} {flags} "$@" -s\n')
+    linked = (
+        ""
+        if kernel is None
+        else f'case " $* " in *" -c "*) ;; *" -shared "*) set -- "$@" {shlex.quote(str(kernel))};; esac\n'
+    )
+    script.write_text(f'#!/bin/sh\n{linked}exec {shlex.quote(compiler)} {flags} "$@" -s\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script
 

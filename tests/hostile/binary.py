@@ -1,4 +1,4 @@
-"""Runs the binary on bytes, and says how it went. (Without torch: a child's peak of memory is seen only above its parent's.)"""
+"""Runs the binary on bytes, and says how it went. (Without torch: a child's peak is seen only above its parent's.)"""
 
 from __future__ import annotations
 

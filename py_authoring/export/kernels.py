@@ -1,0 +1,351 @@
+"""Layers of a compiled model as a kernel of our own, which is linked into the package (native/convolution.inc).
+
+torch's code generator leaves convolutions to its host, whose oneDNN prepares each call anew: for a small layer that
+takes longer than its numbers. Its own matrix product is half as fast as it could be, because g++ 12 keeps the sums on
+the stack. In: an exported program. Out: its graph with every plain convolution and linear layer, and the batch
+normalisation, addition and relu behind it, as one operator that only compiled code has. A linear layer is a convolution
+of one row of pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from operator import getitem
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx
+
+NATIVE = Path(__file__).parent / "native"
+#: The operator's C function, by torch's rule for its name, as generated code calls it.
+C_FUNCTION = """AOTITorchError aoti_torch_cpu_direct_convolution(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
+AtenTensorHandle*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, AtenTensorHandle*)"""
+#: Floats in a vector, by torch's word for the processor.
+LANES = {"AVX2": 8, "AVX512": 16}
+
+torch.library.define(
+    "rust_host::direct_convolution",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? other, int outputs, int kernel_h, int kernel_w, int stride_h,"
+    " int stride_w, int padding_h, int padding_w, bool relu) -> Tensor",
+)
+_aten = torch.ops.aten
+# What keeps the order of a picture's numbers in memory.
+_POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
+_KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default}
+_FLATTENS = {_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints}
+# Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
+_WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
+# A linear layer of fewer weights is faster among the code around it.
+_FEWEST_WEIGHTS = 16_384
+# As native/convolution.inc goes through them.
+_MOST_CHANNELS_AT_ONCE, _CHANNELS_AT_ONCE = 256, 128
+
+
+@torch.library.register_fake("rust_host::direct_convolution")  # type: ignore[untyped-decorator]
+def _shape_of_result(
+    x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, outputs: int,
+    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, padding_h: int, padding_w: int, relu: bool,
+) -> Tensor:  # fmt: skip
+    n, _, height, width = x.shape
+    out_h, out_w = (
+        (height + 2 * padding_h - kernel_h) // stride_h + 1,
+        (width + 2 * padding_w - kernel_w) // stride_w + 1,
+    )
+    return x.new_empty((n, out_h, out_w, outputs)).permute(0, 3, 1, 2)
+
+
+def direct_convolution() -> Any:
+    """The operator, for torch's table of those that have a C function."""
+    return torch.ops.rust_host.direct_convolution.default
+
+
+def pack(weight: Tensor, lanes: int) -> Tensor:
+    """Weights in the order in which the kernel needs them.
+
+    Args:
+        weight: float32 `[outputs, channels, h, w]`.
+        lanes: floats in a vector.
+
+    Returns:
+        float32 `[vectors × channels × h × w × lanes]`; whole tiles of vectors, the last one filled up with zeros.
+    """
+    outputs, channels, height, width = weight.shape
+    padded = weight.new_zeros(_filled(outputs, lanes), channels, height, width)
+    padded[:outputs] = weight
+    vectors = padded.view(-1, lanes, channels, height, width)
+    at_once = channels if channels <= _MOST_CHANNELS_AT_ONCE else _CHANNELS_AT_ONCE
+    parts = torch.split(vectors, at_once, dim=2)
+    return torch.cat([part.permute(0, 3, 4, 2, 1).flatten(1) for part in parts], dim=1).flatten()
+
+
+# The outputs of whole tiles, which are up to four vectors wide.
+def _filled(outputs: int, lanes: int) -> int:
+    tile = (4 if outputs > 2 * lanes else 2) * lanes
+    return -(-outputs // tile) * tile
+
+
+def with_own_kernels(program: Any, lanes: int) -> fx.GraphModule | None:
+    """The program's graph with our operator in the place of plain layers; None where it has none.
+
+    Plain: of float32, with constant weights; convolutions of pictures in a batch, without groups and dilation; linear
+    layers that are not tiny. The rest stays as it is.
+
+    Args:
+        program: of `torch.export.export`, in evaluation mode, on the CPU.
+        lanes: floats in a vector of the processor that the code is for.
+    """
+    if not any(_is_convolution(node) or node.target == _aten.linear.default for node in program.graph.nodes):
+        return None
+    # in functional form: nothing is written to between a layer and what goes into it
+    module = cast(fx.GraphModule, program.run_decompositions({}).module(check_guards=False))
+    found = sum(_replace_convolution(module, node, lanes) for node in list(module.graph.nodes) if _is_convolution(node))
+    for node in list(module.graph.nodes):
+        _flatten_as_it_lies(module, node)
+    linears = [node for node in module.graph.nodes if node.target == _aten.linear.default]
+    found += sum(_replace_linear(module, node, lanes) for node in linears)
+    if not found:
+        return None
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def compile_kernel(compiler: str, machine: str, folder: Path) -> Path:
+    """The kernel as an object file for one kind of processor.
+
+    Args:
+        compiler: path of g++.
+        machine: what its `-march` takes.
+
+    Raises:
+        CppCompileError: g++ cannot compile it.
+    """
+    from torch._inductor.exc import CppCompileError
+    from torch.utils.cpp_extension import include_paths
+
+    made = folder / "convolution.o"
+    includes = [f"-I{path}" for path in include_paths()]
+    options = ["-c", "-O3", "-std=c++17", "-fPIC", "-fopenmp", f"-march={machine}", "-fvisibility=hidden"]
+    command = [compiler, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / "convolution.cpp"), "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise CppCompileError(command, (done.stderr or done.stdout).decode(errors="replace"))
+    return made
+
+
+def _is_convolution(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in (_aten.conv2d.default, _aten.conv2d.padding)
+
+
+def _constant(module: fx.GraphModule, node: Any) -> Tensor | None:
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = module
+    for name in str(node.target).split("."):
+        value = getattr(value, name)
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def _add_constant(module: fx.GraphModule, value: Tensor) -> fx.Node:
+    number = sum(1 for _ in module.buffers())
+    while hasattr(module, f"packed_{number}"):
+        number += 1
+    module.register_buffer(f"packed_{number}", value)
+    return module.graph.get_attr(f"packed_{number}")
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return (int(values[0]), int(values[-1]))
+
+
+# What a convolution is made with: the weights, and what they are moved by.
+def _parameters(
+    module: fx.GraphModule, node: fx.Node
+) -> tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]] | None:
+    arguments = dict(zip((each.name for each in cast(Any, node.target)._schema.arguments), node.args, strict=False))
+    arguments |= node.kwargs
+    weight, given = _constant(module, arguments["weight"]), arguments.get("bias")
+    bias = _constant(module, given)
+    picture = cast(Any, arguments["input"]).meta.get("val")
+    if weight is None or (given is not None and bias is None) or picture is None or picture.dim() != 4:
+        return None
+    if not weight.dtype == picture.dtype == torch.float32 or not weight.device.type == picture.device.type == "cpu":
+        return None
+    if arguments.get("groups", 1) != 1 or _pair(arguments.get("dilation", 1)) != (1, 1):
+        return None
+    stride, padding = _pair(arguments.get("stride", 1)), arguments.get("padding", 0)
+    height, width = weight.shape[2:]
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        if height % 2 == 0 or width % 2 == 0:
+            return None  # more on one side than on the other
+        padding = (height // 2, width // 2)
+    return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias, stride, _pair(padding)
+
+
+# What alone uses a node, or nothing.
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
+    found = _parameters(module, node)
+    if found is None:
+        return False
+    weight, bias, stride, padding = found
+    replaced = [node]
+    if (normed := _normalisation(module, node)) is not None:
+        nodes, scale, shift = normed
+        replaced += nodes
+        weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
+    other, relu = _what_follows(replaced)
+    with module.graph.inserting_before(replaced[-1]):
+        pictures = [None if each is None else _channels_last(module, each) for each in (node.args[0], other)]
+        new = _call(module, pictures[0], pictures[1], weight, bias, stride, padding, relu, lanes)
+    _put(module, new, replaced)
+    return True
+
+
+def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
+    x, given = cast(fx.Node, node.args[0]), node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    value, weight, bias = x.meta.get("val"), _constant(module, node.args[1]), _constant(module, given)
+    if weight is None or weight.dim() != 2 or (given is not None and bias is None) or not isinstance(value, Tensor):
+        return False
+    if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
+        return False
+    outputs, inputs = weight.shape
+    if weight.numel() < _FEWEST_WEIGHTS or value.dim() < 2:
+        return False
+    replaced = [node]
+    other, relu = _what_follows(replaced)
+    graph = module.graph
+    with graph.inserting_before(replaced[-1]):
+        # of any shape [..., inputs], as one row of pixels
+        rows = [
+            None if each is None else graph.call_function(_aten.reshape.default, (each, [1, 1, -1, size]))
+            for each, size in ((x, inputs), (other, outputs))
+        ]
+        pictures = [
+            None
+            if each is None
+            else _channels_last(module, graph.call_function(_aten.permute.default, (each, [0, 3, 1, 2])))
+            for each in rows
+        ]
+        filters = weight.view(outputs, inputs, 1, 1)
+        bias = weight.new_zeros(outputs) if bias is None else bias
+        y = _call(module, pictures[0], pictures[1], filters, bias, (1, 1), (0, 0), relu, lanes)
+        row = graph.call_function(_aten.permute.default, (y, [0, 2, 3, 1]))
+        sizes = [
+            graph.call_function(_aten.sym_size.int, (x, axis)) if type(size) is not int else size
+            for axis, size in enumerate(value.shape[:-1])
+        ]
+        new = graph.call_function(_aten.reshape.default, (row, [*sizes, outputs]))
+    _put(module, new, replaced)
+    return True
+
+
+def _call(
+    module: fx.GraphModule, x: Any, other: Any, weight: Tensor, bias: Tensor,
+    stride: tuple[int, int], padding: tuple[int, int], relu: bool, lanes: int,
+) -> fx.Node:  # fmt: skip
+    outputs, _, height, width = weight.shape
+    filled = bias.new_zeros(_filled(outputs, lanes))
+    filled[:outputs] = bias
+    constants = (_add_constant(module, pack(weight, lanes)), _add_constant(module, filled))
+    sizes = (outputs, height, width, *stride, *padding)
+    return module.graph.call_function(direct_convolution(), (x, *constants, other, *sizes, relu))
+
+
+# An addition and a relu behind the last of the nodes, which become part of them: what is added, and if there is a relu.
+def _what_follows(replaced: list[fx.Node]) -> tuple[fx.Node | None, bool]:
+    other, following = None, None
+    if (added := _addition(replaced[-1])) is not None:
+        replaced.append(added[0])
+        other = added[1]
+    following = _only_user(replaced[-1])
+    if following is None or following.target != _aten.relu.default:
+        return other, False
+    replaced.append(following)
+    return other, True
+
+
+def _put(module: fx.GraphModule, new: fx.Node, replaced: list[fx.Node]) -> None:
+    new.meta["val"] = replaced[-1].meta["val"]
+    replaced[-1].replace_all_uses_with(new)
+    for each in reversed(replaced):
+        module.graph.erase_node(each)
+
+
+def _channels_last(module: fx.GraphModule, node: Any) -> fx.Node:
+    if node.target == direct_convolution():
+        return cast(fx.Node, node)
+    return module.graph.call_function(_aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
+
+
+# A batch normalisation as a factor and a summand for each channel, and its nodes.
+def _normalisation(module: fx.GraphModule, node: fx.Node) -> tuple[list[fx.Node], Tensor, Tensor] | None:
+    norm = _only_user(node)
+    if norm is None or norm.target != _aten._native_batch_norm_legit_no_training.default or norm.args[0] is not node:
+        return None
+    result = _only_user(norm)  # of three, of which the other two are empty
+    mean, variance = _constant(module, norm.args[3]), _constant(module, norm.args[4])
+    if result is None or result.target != getitem or result.args[1] != 0 or mean is None or variance is None:
+        return None
+    scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
+    for place, given in enumerate(norm.args[1:3]):
+        value = _constant(module, given)
+        if given is not None and value is None:
+            return None
+        if value is not None:
+            scale, shift = (value, shift) if place == 0 else (scale, value)
+    epsilon = float(cast(float, norm.args[6]))
+    scale = (scale.double() / (variance.double() + epsilon).sqrt()).float()
+    return [norm, result], scale, shift - mean * scale
+
+
+# An addition of two pictures of the same size, and the other one.
+def _addition(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    add = _only_user(node)
+    if add is None or add.target != _aten.add.Tensor or add.kwargs.get("alpha", 1) != 1 or add.args[0] is add.args[1]:
+        return None
+    other = add.args[1] if add.args[0] is node else add.args[0]
+    value, own = other.meta.get("val") if isinstance(other, fx.Node) else None, node.meta["val"]
+    if not isinstance(value, Tensor) or value.dtype != own.dtype or [*map(str, value.shape)] != [*map(str, own.shape)]:
+        return None
+    return add, cast(fx.Node, other)
+
+
+# A picture that only linear layers take as a row of numbers is taken as it lies; the order of their weights follows.
+def _flatten_as_it_lies(module: fx.GraphModule, node: fx.Node) -> None:
+    if node.op != "call_function" or node.target not in _FLATTENS or not isinstance(node.args[0], fx.Node):
+        return
+    picture, row = node.args[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(picture, Tensor) or picture.dim() != 4 or row is None or row.dim() != 2:
+        return
+    sizes = [*picture.shape[1:]]
+    if not all(type(size) is int for size in sizes):  # asked first: to count with a free size would fix it
+        return
+    linears, numbers = list(node.users), math.prod(sizes)
+    if row.shape[1] != numbers or not _lies_channels_last(node.args[0]):
+        return
+    weights = [_constant(module, user.args[1]) for user in linears if user.target == _aten.linear.default]
+    if len(weights) != len(linears) or any(weight is None or weight.dim() != 2 for weight in weights):
+        return
+    with module.graph.inserting_before(node):
+        lying = module.graph.call_function(_aten.permute.default, (node.args[0], [0, 2, 3, 1]))
+    node.args = (lying, *node.args[1:])
+    for user, weight in zip(linears, weights, strict=True):
+        ordered = cast(Tensor, weight).view(-1, *sizes).permute(0, 2, 3, 1).reshape(-1, numbers)
+        with module.graph.inserting_before(user):
+            user.args = (user.args[0], _add_constant(module, ordered), *user.args[2:])
+
+
+def _lies_channels_last(node: fx.Node) -> bool:
+    while node.op == "call_function" and node.target in _KEEPS_LAYOUT:
+        node = cast(fx.Node, node.args[0])
+    return bool(node.target == direct_convolution())

@@ -1,0 +1,105 @@
+// The convolution of compiled packages: `rust_host::direct_convolution` of export/convolution.py, linked into the library.
+#include "convolution_sizes.h"
+#include <omp.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+namespace {
+
+#if defined(__AVX512F__)
+#define LANES 16
+#else
+#define LANES 8
+#endif
+#include "convolution.inc"
+
+// Below this many multiplications a second thread costs more than it does.
+constexpr double FEWEST_FOR_THREADS = 300'000;
+
+// A tensor of ours until the function ends.
+struct Owned {
+  AtenTensorHandle handle = nullptr;
+  ~Owned() {
+    if (handle)
+      aoti_torch_delete_tensor_object(handle);
+  }
+};
+
+template <class Work> void in_parallel(int64_t pieces, bool parallel, const Work &work) {
+  const int64_t threads = parallel ? omp_get_max_threads() : 1;
+  if (threads == 1)
+    return work(0, pieces);
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t thread = 0; thread < threads; ++thread)
+    work(pieces * thread / threads, pieces * (thread + 1) / threads);
+}
+
+AOTITorchError floats(AtenTensorHandle tensor, const float **data) {
+  void *found = nullptr;
+  const AOTITorchError failed = aoti_torch_get_data_ptr(tensor, &found);
+  *data = static_cast<const float *>(found);
+  return failed;
+}
+
+AOTITorchError empty(const int64_t *sizes, const int64_t *strides, int64_t dims, AtenTensorHandle *made) {
+  return aoti_torch_empty_strided(dims, sizes, strides, aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), 0, made);
+}
+
+// Whether a tensor's numbers lie as those of [n][h][w][c] do; strides of axes with one place say nothing.
+bool is_channels_last(const int64_t *sizes, const int64_t *strides) {
+  const int64_t order[] = {1, 3, 2, 0};
+  int64_t expected = 1;
+  for (const int64_t axis : order) {
+    if (sizes[axis] != 1 && strides[axis] != expected)
+      return false;
+    expected *= sizes[axis];
+  }
+  return true;
+}
+
+#define TRY(call)                                                                                                              \
+  if (const AOTITorchError failed = (call))                                                                                    \
+  return failed
+
+} // namespace
+
+// Takes float32: x [n, c, h, w], channels last; the weights as `pack` of export/convolution.py orders them; a bias for
+// every channel of the whole vectors; `other`, like the result, is added before relu. Only this library sees it.
+extern "C" __attribute__((visibility("hidden"))) AOTITorchError
+aoti_torch_cpu_direct_convolution(AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle bias, AtenTensorHandle *other,
+                                  int64_t outputs, int64_t kernel_h, int64_t kernel_w, int64_t stride_h, int64_t stride_w,
+                                  int64_t padding_h, int64_t padding_w, int32_t relu, AtenTensorHandle *ret0) {
+  int64_t *in = nullptr, *in_strides = nullptr;
+  TRY(aoti_torch_get_sizes(x, &in));
+  TRY(aoti_torch_get_strides(x, &in_strides));
+  if (!is_channels_last(in, in_strides))
+    return AOTI_TORCH_FAILURE;
+  const int64_t out_h = (in[2] + 2 * padding_h - kernel_h) / stride_h + 1, out_w = (in[3] + 2 * padding_w - kernel_w) / stride_w + 1;
+  if (in[2] + 2 * padding_h < kernel_h || in[3] + 2 * padding_w < kernel_w)
+    return AOTI_TORCH_FAILURE; // the picture is smaller than the kernel, which eager refuses too
+  const Plan plan({in[0], in[2], in[3], in[1], outputs, out_h, out_w, kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w});
+  const float *input = nullptr, *weights = nullptr, *biases = nullptr, *added = nullptr, *result = nullptr;
+  TRY(floats(x, &input));
+  TRY(floats(weight, &weights));
+  TRY(floats(bias, &biases));
+  if (other)
+    TRY(floats(*other, &added));
+  Owned out, scratch;
+  const int64_t sizes[] = {in[0], outputs, out_h, out_w}, strides[] = {out_h * out_w * outputs, 1, out_w * outputs, outputs};
+  TRY(empty(sizes, strides, 4, &out.handle));
+  TRY(floats(out.handle, &result));
+  const bool parallel = plan.s.multiplications() >= FEWEST_FOR_THREADS;
+  if (const int64_t size = plan.scratch()) {
+    const float *copy = nullptr;
+    const int64_t one = 1;
+    TRY(empty(&size, &one, 1, &scratch.handle));
+    TRY(floats(scratch.handle, &copy));
+    in_parallel(plan.s.count * plan.lines(), parallel, [&](int64_t begin, int64_t end) { plan.copy(input, const_cast<float *>(copy), begin, end); });
+    input = copy;
+  }
+  in_parallel(plan.pieces(), parallel, [&](int64_t begin, int64_t end) {
+    plan.run(input, weights, biases, added, const_cast<float *>(result), relu != 0, begin, end);
+  });
+  *ret0 = out.handle;
+  out.handle = nullptr;
+  return AOTI_TORCH_SUCCESS;
+}
