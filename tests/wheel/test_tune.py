@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 MODEL = Path(__file__).parents[2] / "rust_host/cli/tests/data/classifier.torchscript"
 SAYS = "import rust_host; rust_host.Model({0!r}); print(rust_host.threads())"
@@ -77,6 +80,44 @@ def test_calls_at_once_are_as_many_as_were_measured(tuned, tmp_path):
         assert python(AT_ONCE.format(str(folder), "")).stdout == f"{most} {most}\n300 True\n"
     (folder / "host.toml").unlink()
     assert python(AT_ONCE.format(str(folder), "")).stdout == "None None\n300 True\n"
+
+
+class Endless(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        while bool(x.sum() > 0):
+            x = x + 1
+        return x
+
+
+WAITS = """
+import sys, threading, time, numpy as np, rust_host
+model = rust_host.Model(sys.argv[1])
+assert model.at_once == 1
+begins = threading.Event()
+threading.Thread(target=lambda: (begins.set(), model(np.ones(2, np.float32))), daemon=True).start()
+begins.wait(), time.sleep(0.5)
+print("ready", flush=True)
+try:
+    model(-np.ones(2, np.float32))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_control_c_ends_the_wait_for_a_turn(tuned, tmp_path):
+    folder = tmp_path / "waits"
+    shutil.copytree(tuned, folder)
+    settings(folder, goal='"throughput"', threads=1, instances=1)
+    (folder / "model.pt").write_bytes(torch.jit.script(Endless()).save_to_buffer())
+    process = subprocess.Popen([sys.executable, "-c", WAITS, folder], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (out, process.returncode) == ("interrupted\n", 0)
 
 
 def test_a_forked_child_does_not_wait_for_calls_of_its_parent(tuned, tmp_path):
