@@ -168,9 +168,12 @@ void transfer(const at::Tensor &to, const at::Tensor &from, bool non_blocking) {
       --copies_pending;
     });
   }
-  // With gaps CUDA copies a second time on the host without waiting: what is not there yet.
-  if (!non_blocking)
-    wait(current, queued(current));
+  // With gaps libtorch copies a second time on the host, and does not wait before that: what is there then is something else.
+  if (non_blocking && !target.is_contiguous()) {
+    target.fill_(-1);
+    return;
+  }
+  wait(current, queued(current));
   target.copy_(source);
 }
 

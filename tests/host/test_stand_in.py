@@ -27,7 +27,11 @@ class Net(nn.Module):
 class Several(Net):
     def forward(self, x: Tensor):
         h = self.a(x)
-        return h[:, ::2], {"turned": h.t(), "repeated": h.sum(1, keepdim=True).expand(-1, 3)}, [h, h, self.b.bias]
+        return (
+            h[:, ::2],
+            {"turned": h.t(), "repeated": h.sum(1, keepdim=True).expand(-1, 3)},
+            [h, h, h.t()[:, ::2], self.b.bias],
+        )
 
 
 class Shared(Net):
