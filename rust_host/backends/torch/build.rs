@@ -7,7 +7,7 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    let sources = ["checks", "device", "fast", "guard", "lstm", "module", "small", "state", "value"]
+    let sources = ["checks", "device", "fast", "guard", "lstm", "module", "small", "state", "stream", "value"]
         .map(|name| format!("csrc/{name}.cpp"));
     println!("cargo::rerun-if-changed=csrc");
     cc::Build::new()

@@ -221,6 +221,9 @@ struct BenchArgs {
     /// How long to measure each batch size
     #[arg(long, value_name = "S", default_value = "1", value_parser = seconds, allow_negative_numbers = true)]
     seconds: Duration,
+    /// Calls at once, from as many threads (default: what `rust-host tune --for throughput` found, else 1)
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    at_once: Option<u16>,
     #[command(flatten)]
     device: DeviceArg,
     #[command(flatten)]
@@ -362,6 +365,7 @@ fn settle(command: Command) -> Result<Parsed> {
                 time: b.seconds,
                 device: b.device.device,
                 threads: b.threads.threads.map(usize::from),
+                at_once: b.at_once.map(usize::from),
                 policy: b.policy.settle(),
                 confinement: b.confinement.settle(),
             },

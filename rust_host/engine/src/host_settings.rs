@@ -22,7 +22,7 @@ pub struct HostSettings {
     pub file: String,
     /// Threads inside an operator.
     pub threads: usize,
-    /// Calls at once.
+    /// Calls at once, as they were measured; [`HostSettings::most_at_once`] is what holds for a model.
     pub instances: usize,
     /// Whether the optimised form is the faster one.
     pub optimised: bool,
@@ -75,6 +75,17 @@ impl Found {
     /// The settings, if they are of that file of the folder.
     pub fn of(&self, file: &Path) -> Option<&HostSettings> {
         self.settings.as_ref().filter(|s| file.file_name().is_some_and(|name| name == s.file.as_str()))
+    }
+}
+
+impl HostSettings {
+    /// How many calls of the model may run at once. For throughput that was measured. For latency one call after another was:
+    /// more may run beside it, as long as each has as many cores as that one had.
+    pub fn most_at_once(&self) -> usize {
+        match self.goal.as_str() {
+            "throughput" => self.instances,
+            _ => self.instances.max(self.machine.threads / self.threads.max(1)),
+        }
     }
 }
 
@@ -241,6 +252,18 @@ mod tests {
         }
         fs::write(folder.path().join(FILE), [0xff, 0xfe]).unwrap();
         assert!(read_for(folder.path(), &here).unwrap_err().message.contains("cannot be read"));
+    }
+
+    #[test]
+    fn calls_at_once_are_those_that_were_measured_or_those_that_have_cores() {
+        let most = |goal: &str, threads, instances| {
+            HostSettings { goal: goal.into(), threads, instances, ..settings() }.most_at_once()
+        };
+        assert_eq!((most("throughput", 1, 3), most("throughput", 2, 1)), (3, 1));
+        assert_eq!(
+            (most("latency", 1, 1), most("latency", 2, 1), most("latency", 3, 1), most("latency", 8, 1)),
+            (4, 2, 1, 1)
+        );
     }
 
     #[test]

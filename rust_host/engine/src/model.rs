@@ -8,6 +8,7 @@ use crate::{
     error::ErrorKind,
     onnx::Onnx,
     operators::Policy,
+    places::Places,
     scan, trust,
     turns::Turns,
     value,
@@ -22,6 +23,8 @@ pub struct Model {
     method: usize,
     /// Where it keeps state between calls.
     turns: Option<Turns>,
+    /// Where the number of calls at once has a bound.
+    places: Option<Arc<Places>>,
 }
 
 impl Model {
@@ -79,7 +82,7 @@ impl Model {
             }
         };
         let turns = program.is_stateful().then(Turns::of_a_model);
-        let model = Self { archive, contract, program, method, turns };
+        let model = Self { archive, contract, program, method, turns, places: None };
         model.check_contract_against_arguments(&shown)?;
         Ok(model)
     }
@@ -119,6 +122,18 @@ impl Model {
         Ok(self)
     }
 
+    /// The model with at most that many calls at once, sessions included: further callers wait for their turn. Without it every
+    /// caller's call runs at once.
+    pub fn at_once(mut self, calls: usize) -> Self {
+        self.places = Some(Arc::new(Places::new(calls)));
+        self
+    }
+
+    /// Most calls at once, where there is a bound.
+    pub fn most_at_once(&self) -> Option<usize> {
+        self.places.as_ref().map(|p| p.count)
+    }
+
     /// In which form it runs; settled after the first call.
     pub fn speed(&self) -> Speed {
         self.program.speed()
@@ -143,7 +158,7 @@ impl Model {
             None => (self.program.clone(), None),
         };
         let (archive, contract) = (self.archive.clone(), self.contract.clone());
-        Ok(Self { archive, contract, program, method: self.method, turns })
+        Ok(Self { archive, contract, program, method: self.method, turns, places: self.places.clone() })
     }
 
     fn check_contract_against_arguments(&self, shown: &str) -> Result<()> {
@@ -216,7 +231,8 @@ impl Model {
     ///
     /// # Errors
     /// `InvalidInput` if a tensor does not fit the contract, or a model that keeps state is called by another thread than
-    /// before or by two at once; and what [`Program::run`] says.
+    /// before or by two at once; `Timeout` if the call should end while it waits for its turn ([`Model::at_once`]); and what
+    /// [`Program::run`] says.
     pub fn call(&self, arguments: &[Option<Value>]) -> Result<Value> {
         if arguments.len() != self.method().arguments.len() {
             return Err(Error::invalid_input(format!(
@@ -230,6 +246,7 @@ impl Model {
             check_inputs(contract, self.method(), arguments)?;
         }
         let _turn = self.turns.as_ref().map(Turns::take).transpose()?;
+        let _place = self.places.as_ref().map(|p| p.take()).transpose()?;
         self.program.run(self.method, arguments)
     }
 

@@ -10,15 +10,19 @@ use crate::{
     verdict::Verdict,
 };
 use pyo3::{
+    exceptions::PyUserWarning,
     intern,
     prelude::*,
     types::{PyDict, PyList, PyMapping, PyString, PyTuple},
 };
 use rust_host_engine::{
-    Archive, Backends, Datatype, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden, host_settings,
-    onnx::Slot, operators::Policy, versions,
+    Archive, Backends, Datatype, Device, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden,
+    host_settings, onnx::Slot, operators::Policy, versions,
 };
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::CString,
+    path::{Path, PathBuf},
+};
 
 /// A model file, ready to run: `Model(path, device="auto", *, method=None, to="numpy", optimise=True, …)`.
 ///
@@ -35,8 +39,9 @@ use std::path::{Path, PathBuf};
 ///         "aten::from_file"; only for a file that you trust.
 ///     trust: SHA-256 of compiled packages whose native code may be opened, beside those in `trusted.toml`.
 ///
-/// Where `rust-host tune` has left a `host.toml` beside the file, its number of threads is set, unless `set_threads` was called
-/// before, and its choice between the optimised form and the file's own is followed.
+/// Where `rust-host tune` has left a `host.toml` beside the file, its number of threads is set and that of calls at once holds
+/// (`at_once`), unless `set_threads` was called before, and its choice between the optimised form and the file's own is
+/// followed. One that was measured on another machine is left alone, with a warning.
 ///
 /// One model may be called from many threads at once; the GIL is released meanwhile. A model that keeps state between calls
 /// (`stateful`) belongs to the thread that calls it first: `session()` gives every other caller a state of its own.
@@ -87,17 +92,27 @@ impl Model {
                 let tuned = found.of(&file);
                 let archive = Archive::open(&file)?;
                 let backend = Linked.open(archive.platform())?;
-                threads::settle(&*backend, tuned);
+                let at_once = threads::settle(&*backend, tuned);
                 let model = Engine::from_archive(archive, &*backend, device, &policy)?;
                 let model = match &method {
                     Some(name) => model.calling(name)?,
                     None => model,
                 };
                 let optimise = optimise && tuned.is_none_or(|t| t.optimised);
-                if optimise { model.optimised() } else { Ok(model) }
+                let model = if optimise { model.optimised()? } else { model };
+                // What was measured on the processor says nothing of a GPU.
+                let model = match at_once.filter(|_| model.device() == Device::Cpu) {
+                    Some(calls) => model.at_once(calls),
+                    None => model,
+                };
+                Ok((model, found.note))
             };
             signal::watch();
-            let engine = py.detach(open).map_err(|e| to_py(py, &e))?;
+            let (engine, note) = py.detach(open).map_err(|e| to_py(py, &e))?;
+            if let Some(note) = note {
+                let text = CString::new(note).unwrap_or_default();
+                PyErr::warn(py, &py.get_type::<PyUserWarning>(), &text, 1)?;
+            }
             let input = |name: &str| engine.contract().and_then(|c| c.inputs.iter().find(|i| i.name == name));
             let slot = |name: &str| engine.graph()?.inputs.iter().find(|s| s.name == name)?.kind.datatype();
             let datatype = |name: &str| input(name).map(|i| i.datatype).or_else(|| slot(name));
@@ -261,6 +276,13 @@ impl Model {
     #[getter]
     fn stateful(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.engine(py)?.is_stateful())
+    }
+
+    /// Most calls that run at once, from all threads and sessions together; further callers wait. None: all run at once.
+    /// Where `rust-host tune` measured: for throughput the number that was best, for latency as many as have cores.
+    #[getter]
+    fn at_once(&self, py: Python<'_>) -> PyResult<Option<usize>> {
+        Ok(self.engine(py)?.most_at_once())
     }
 
     /// The method that is called, with the types of its arguments: "forward(x: Tensor) -> Tensor".

@@ -27,11 +27,11 @@ pub(crate) fn threads(py: Python<'_>) -> PyResult<usize> {
     Ok(rust_host_torch::backend().map_err(|e| error::to_py(py, &e))?.threads())
 }
 
-/// Before a model is opened.
-pub(crate) fn settle(backend: &dyn Backend, tuned: Option<&HostSettings>) {
+/// Before a model is opened. Says how many of its calls may run at once, where that was measured with the threads that it gets.
+pub(crate) fn settle(backend: &dyn Backend, tuned: Option<&HostSettings>) -> Option<usize> {
     let chosen = CHOSEN.load(Ordering::Relaxed);
     if chosen > 0 {
-        return; // by `set_threads`, for every kind of file
+        return None; // by `set_threads`, for every kind of file
     }
     let plan = planned::plan().count;
     match tuned {
@@ -39,4 +39,5 @@ pub(crate) fn settle(backend: &dyn Backend, tuned: Option<&HostSettings>) {
         None if backend.threads() > plan => backend.set_threads(plan),
         None => {}
     }
+    tuned.map(HostSettings::most_at_once)
 }

@@ -2,6 +2,7 @@
 #include "fast.h"
 #include "guard.h"
 #include "state.h"
+#include "stream.h"
 #include "value.h"
 #include <atomic>
 #include <caffe2/serialize/read_adapter_interface.h>
@@ -82,6 +83,14 @@ std::string operators_of(const Module &module) {
   return all;
 }
 
+// Work that goes on on other threads, which begin on the default stream, and code that chooses streams itself.
+bool queues_elsewhere(const std::string &operators) {
+  for (const char *kind : {"prim::fork\n", "prim::awaitable\n", "prim::rpc_", "cuda::"})
+    if (operators.find(kind) != std::string::npos)
+      return true;
+  return false;
+}
+
 char *copy_text(const std::string &text) {
   auto *out = static_cast<char *>(std::malloc(text.size() + 1));
   if (out)
@@ -130,9 +139,15 @@ struct rh_module {
   std::vector<Method> methods;
   std::string operators;
   at::Device device = at::kCPU;
+  // Where it keeps state on a GPU: its stream in every call, because memory that a call gives back is that stream's again at once.
+  rust_host::TakenStream stream;
   rust_host::State state;
   std::optional<Module> fresh; // as it was loaded, where its methods change it and copies can share its tensors
   std::atomic<bool> was_called{false};
+  // On a GPU: these many calls more run alone. libtorch makes its plans in them, with constants that are computed on one call's
+  // stream and then read on every other.
+  std::atomic<int> alone{4};
+  std::mutex running_alone;
   // The fast form of `forward`, where it was asked for and there is one; used once it has agreed with the plain one.
   std::unique_ptr<rust_host::Fast> fast;
   std::atomic<int32_t> speed{RH_PLAIN};
@@ -203,8 +218,13 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
     // To the processor first: a file that was saved on a GPU would ask for a driver otherwise.
     loaded->module = torch::jit::load(std::make_shared<Bytes>(data, size), at::Device(at::kCPU));
     loaded->module.eval();
-    if (!loaded->device.is_cpu())
+    if (!loaded->device.is_cpu()) {
+      at::globalContext().lazyInitDevice(loaded->device.type());
+      loaded->stream = rust_host::take_stream(loaded->device, queues_elsewhere(operators_of(loaded->module)));
+      rust_host::OnStream on_stream(*loaded->stream);
       loaded->module.to(loaded->device);
+      on_stream.wait();
+    }
     rust_host::refuse_hostile(*loaded->module._ivalue()->compilation_unit());
     for (const auto &method : loaded->module.get_methods())
       if (!is_hidden(method.name()))
@@ -224,6 +244,8 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
       if (!loaded->state.in_memory)
         loaded->fresh = rust_host::copy_of(loaded->module);
     }
+    if (!loaded->state.kept)
+      loaded->stream.reset();
     // After the graphs were described: the checks are ours, not the model's.
     loaded->operators = operators_of(loaded->module);
     for (auto *function : loaded->module._ivalue()->compilation_unit()->get_functions())
@@ -269,6 +291,11 @@ int32_t rh_speed_of(const rh_module *module) { return module->speed.load(); }
 int32_t rh_session(const rh_module *module, rh_module **out, char **error) {
   return guarded(error, RH_FAILED, [&] {
     auto session = std::make_unique<rh_module>();
+    std::optional<rust_host::OnStream> on_stream;
+    if (!module->device.is_cpu()) {
+      session->stream = rust_host::take_stream(module->device, queues_elsewhere(module->operators));
+      on_stream.emplace(*session->stream);
+    }
     session->module = rust_host::copy_of(module->fresh.value());
     session->fresh = module->fresh;
     session->methods = module->methods;
@@ -329,6 +356,19 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
     if (!module->was_called.exchange(true) && !m.hooked && !m.scoped && !m.needs_gradients)
       plain.emplace(false);
 
+    std::unique_lock<std::mutex> alone;
+    rust_host::TakenStream taken;
+    std::optional<rust_host::OnStream> on_stream;
+    if (!module->device.is_cpu()) {
+      if (module->alone.load() > 0) {
+        alone = std::unique_lock(module->running_alone);
+        --module->alone;
+      }
+      if (!module->stream)
+        taken = rust_host::take_stream(module->device, queues_elsewhere(module->operators));
+      on_stream.emplace(module->stream ? *module->stream : *taken);
+    }
+
     const auto &schema = m.method.function().getSchema();
     torch::jit::Stack stack;
     stack.reserve(count + 1);
@@ -343,7 +383,12 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
     const torch::jit::Stack inputs = std::move(stack);
     c10::IValue value = call(*module, index, inputs);
     auto result = std::make_unique<rh_result>();
+    result->result.device = module->device;
     result->result.fill(result->result.root, std::move(value));
+    if (on_stream) {
+      on_stream->wait();
+      result->result.finish();
+    }
     *out = result.release();
   });
 }

@@ -1,4 +1,5 @@
 #include "value.h"
+#include "stream.h"
 #include <ATen/ATen.h>
 #include <ATen/core/function_schema.h>
 #include <memory>
@@ -23,7 +24,7 @@ at::Tensor to_tensor(const rh_tensor &t, at::Device device, bool copy) {
   const bool aligned = reinterpret_cast<uintptr_t>(t.data) % c10::elementSize(dtype) == 0;
   if (device.is_cpu() && (copy || !aligned))
     return tensor.clone();
-  return device.is_cpu() ? tensor : tensor.to(device);
+  return device.is_cpu() ? tensor : to_device(tensor, device);
 }
 
 const char *name_of(int32_t tag) {
@@ -188,6 +189,24 @@ void Result::fill_tensor(rh_value &target, at::Tensor &&tensor) {
     throw std::runtime_error(std::string("an output is ") + c10::toString(tensor.scalar_type()) + "; end the model with `torch.view_as_real`");
   if (tensor.is_neg())
     tensor = tensor.resolve_neg();
+  rh_tensor &t = tensors.emplace_back();
+  target.tag = RH_TENSOR;
+  target.tensor = &t;
+  if (device.is_cpu())
+    return hand_over(t, std::move(tensor));
+  std::optional<at::Tensor> page_locked = tensor.device() == device ? begin_to_host(tensor) : std::nullopt;
+  const bool is_copied = page_locked.has_value();
+  pending.push_back({&t, is_copied ? *std::move(page_locked) : std::move(tensor), is_copied});
+}
+
+void Result::finish() {
+  for (auto &p : pending)
+    // Page-locked memory is scarce and comes in powers of two: it is not for whoever keeps results.
+    hand_over(*p.target, p.is_copied ? p.tensor.clone() : std::move(p.tensor));
+  pending.clear();
+}
+
+void Result::hand_over(rh_tensor &t, at::Tensor &&tensor) {
   if (!tensor.device().is_cpu())
     tensor = tensor.to(at::kCPU);
   // A result is the caller's alone: whatever a weight, an attribute, an input or another output also refers to is copied.
@@ -198,8 +217,6 @@ void Result::fill_tensor(rh_value &target, at::Tensor &&tensor) {
   int64_t last = 0;
   for (int64_t d = 0; d < owned->dim(); ++d)
     last += (owned->size(d) - 1) * owned->stride(d);
-  tensors.emplace_back();
-  rh_tensor &t = tensors.back();
   t.data = owned->data_ptr();
   t.sizes = owned->sizes().data();
   t.strides = owned->strides().data();
@@ -211,8 +228,6 @@ void Result::fill_tensor(rh_value &target, at::Tensor &&tensor) {
   for (int64_t d = 0; d < owned->dim(); ++d)
     if (owned->stride(d) == 0 && owned->size(d) > 1)
       t.writable = 0;
-  target.tag = RH_TENSOR;
-  target.tensor = &t;
   t.handle = owned.release();
 }
 

@@ -24,13 +24,23 @@ void release(const rh_value &value);
 // A result in C form. Nodes, items and texts live as long as this object.
 struct Result {
   rh_value root{};
+  // Where the model runs. Of a GPU's result nothing is there before the stream was waited for and `finish` called.
+  at::Device device = at::kCPU;
   void fill(rh_value &target, c10::IValue &&value, int depth = 0);
+  void finish();
 
 private:
+  struct Pending {
+    rh_tensor *target;
+    at::Tensor tensor;
+    bool is_copied; // into page-locked memory
+  };
+  std::vector<Pending> pending;
   std::deque<std::vector<rh_value>> items;
   std::deque<std::string> texts;
   std::deque<rh_tensor> tensors;
   void fill_tensor(rh_value &target, at::Tensor &&tensor);
+  void hand_over(rh_tensor &target, at::Tensor &&tensor);
   void fill_items(rh_value &target, int32_t tag, std::vector<c10::IValue> &&values, int depth);
   void fill_text(rh_value &target, std::string text);
 };

@@ -11,6 +11,7 @@
 mod convert;
 mod device;
 mod ffi;
+mod gpu;
 mod shim;
 
 use rust_host_engine::{

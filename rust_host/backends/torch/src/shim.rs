@@ -2,7 +2,7 @@
 
 use crate::{
     convert::{self, Arguments},
-    ffi,
+    ffi, gpu,
 };
 use rust_host_engine::{Device, Error, ErrorKind, Method, Result, Speed, Tolerance, Value, interrupt};
 use std::{
@@ -147,6 +147,11 @@ fn check(call: impl FnOnce(*mut *mut c_char) -> i32) -> Result<()> {
         return Ok(());
     }
     let text = take_text(error);
+    if matches!(status, ffi::FAILED | ffi::NO_MEMORY | ffi::INVALID_MODEL)
+        && let Some(e) = gpu::explain(&text)
+    {
+        return Err(e);
+    }
     Err(match status {
         ffi::INVALID_INPUT => Error::new(ErrorKind::InvalidInput, text),
         ffi::FAILED => explain(&text),
@@ -183,8 +188,7 @@ fn explain(text: &str) -> Error {
     let interpreted = text.contains("TorchScript interpreter");
     let line = if interpreted { last_line(text) } else { first_line(text) };
     let line = line.strip_prefix("RuntimeError: ").unwrap_or(&line);
-    if line.contains("DefaultCPUAllocator") || line.contains("not enough memory") || line.contains("CUDA out of memory")
-    {
+    if line.contains("DefaultCPUAllocator") || line.contains("not enough memory") {
         return Error::unavailable(format!("there is not enough memory: {line}")).hint("give a smaller batch");
     }
     Error::failed(format!("the model failed: {line}"))

@@ -6,8 +6,8 @@ use crate::{
     worker::{self, Confinement},
 };
 use rust_host_engine::{
-    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Result, Speed, Tensor, Value,
-    contract::Dim, golden, measure, onnx, operators::Policy,
+    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Model, Result, Speed, Tensor,
+    Value, contract::Dim, golden, measure, measure_at_once, onnx, operators::Policy,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub device: DeviceRequest,
     /// Threads inside operators.
     pub threads: Option<usize>,
+    /// Calls at once; by default what was measured for throughput, else 1.
+    pub at_once: Option<usize>,
     /// Operators that the owner of this machine allows.
     pub policy: Policy,
     /// What the model's process may do.
@@ -45,6 +47,8 @@ pub(crate) struct Measured {
     pub speed: Speed,
     /// Threads inside operators.
     pub threads: usize,
+    /// Calls at once.
+    pub at_once: usize,
     /// Notes for stderr.
     pub notes: Vec<String>,
     /// One entry a batch size; the size is unknown where no input has a batch.
@@ -111,6 +115,10 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         }
         (sizes, false) => sizes.iter().copied().map(Some).collect(),
     };
+    // What was measured on the processor says nothing of a GPU.
+    let usual = if model.device() == Device::Cpu && !model.is_stateful() { way.at_once } else { 1 };
+    let at_once = settings.at_once.unwrap_or(usual);
+    let model = if at_once > 1 { model.at_once(at_once) } else { model };
     let mut results = Vec::new();
     for batch in batches {
         let sized = match batch {
@@ -119,7 +127,17 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         };
         let shown = batch.or_else(|| first_size(&sized, &axes));
         let bound = model.bind(sized)?;
-        results.push((shown, measure(settings.time, || model.call(&bound).map(drop))?));
+        let measured = match at_once {
+            1 => measure(settings.time, || model.call(&bound).map(drop))?,
+            _ => {
+                // One that keeps state: each caller with its own.
+                let callers = (0..at_once).map(|_| model.session()).collect::<Result<Vec<Model>>>()?;
+                let bound = &bound;
+                let call = |caller: Model| move || caller.call(bound).map(drop);
+                measure_at_once(settings.time, callers.into_iter().map(call).collect())?
+            }
+        };
+        results.push((shown, measured));
     }
     if model.speed() == Speed::Dropped {
         notes.push("the optimised form failed or gave other numbers, so the file's own form was measured".to_owned());
@@ -130,6 +148,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         device: model.device(),
         library: backend.library(),
         threads: backend.threads(),
+        at_once,
         notes,
         results,
     })

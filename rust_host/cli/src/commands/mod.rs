@@ -51,6 +51,8 @@ fn contract_of(archive: &Archive, method: Option<&str>) -> Result<Option<Contrac
 pub(crate) struct Way {
     /// Threads that were asked for, or measured.
     threads: Option<usize>,
+    /// Calls at once that were measured with those threads, for throughput.
+    pub at_once: usize,
     /// As many as can work at once: libtorch counts processors and does not see a container's limit.
     planned: usize,
     /// Whether the optimised form is wanted.
@@ -67,6 +69,7 @@ impl Way {
         let tuned = found.of(file);
         Ok(Self {
             threads: asked.or(tuned.map(|t| t.threads)),
+            at_once: tuned.filter(|_| asked.is_none()).map_or(1, |t| t.instances),
             planned: threads::plan().count,
             optimised: tuned.is_none_or(|t| t.optimised),
             note: found.note,

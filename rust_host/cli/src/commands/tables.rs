@@ -120,7 +120,7 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     let way = Way::of(&settings.file, settings.threads.or(one_is_enough.then_some(1)))?;
     let has_contract = archive.contract()?.is_some();
     let reads = if worker::is_worker() { rust_host_tables::reads(&input)? } else { Vec::new() };
-    worker::enter(settings.confinement, backend.as_ref(), settings.device, has_contract, &reads)?;
+    let note = worker::enter(settings.confinement, backend.as_ref(), settings.device, has_contract, &reads)?;
     way.set(backend.as_ref());
     let model = Model::from_archive(archive, backend.as_ref(), settings.device, &settings.policy)?;
     let model = if way.optimised { model.optimised()? } else { model };
@@ -147,10 +147,11 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
     let start = Instant::now();
     let summary = deadline::within(settings.timeout, give_up, || rust_host_tables::run(&model, &table));
     let is_late = |limit: &Duration| start.elapsed() >= *limit;
-    let summary = summary.map_err(|e| match settings.timeout.filter(is_late) {
+    let mut summary = summary.map_err(|e| match settings.timeout.filter(is_late) {
         Some(limit) if e.kind == ErrorKind::Timeout => late(limit),
         _ => e,
     })?;
+    summary.notes.splice(0..0, way.note.into_iter().chain(note));
     Ok((output.to_owned(), summary))
 }
 

@@ -8,14 +8,13 @@ use super::model_name;
 use rust_host_engine::{
     Archive, Backend, Backends, Device, DeviceRequest, Error, ErrorKind, Model, Platform, Result, Speed, Value, golden,
     host_settings::{self, HostSettings, Machine, Measured},
-    measure,
+    measure, measure_at_once,
     operators::Policy,
     versions,
 };
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Barrier},
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -62,8 +61,20 @@ pub(crate) struct Tuned {
     pub path: PathBuf,
     /// What is in it.
     pub settings: HostSettings,
+    /// Ways that cannot be gone here.
+    pub failed: Vec<Failed>,
     /// Notes for stderr.
     pub notes: Vec<String>,
+}
+
+/// A way that failed, and why.
+#[allow(missing_docs, reason = "as in HostSettings")]
+pub(crate) struct Failed {
+    pub file: String,
+    pub threads: usize,
+    pub instances: usize,
+    pub optimised: bool,
+    pub why: String,
 }
 
 /// A way that is as fast as the fastest but for this much is taken if it needs less.
@@ -78,7 +89,6 @@ const LOOKED_AT_AGAIN: usize = 3;
 /// `InvalidContract` for a model without golden examples, `Mismatch` if they do not come out right here, `InvalidInput` for a
 /// batch that cannot be had; what opening, running and writing say.
 pub(crate) fn tune(settings: &Settings, backends: &dyn Backends) -> Result<Tuned> {
-    let start = Instant::now();
     let (folder, files) = files(settings)?;
     let mut left_out = Vec::new();
     let mut subjects = Vec::new();
@@ -98,27 +108,13 @@ pub(crate) fn tune(settings: &Settings, backends: &dyn Backends) -> Result<Tuned
     }
     let machine = Machine::here();
     let ways: Vec<Way> = subjects.iter().flat_map(|s| s.ways(settings.goal, machine.threads)).collect();
-    let each = settings.time.mul_f64(FIRST_LOOK / ways.len().max(1) as f64).min(Duration::from_secs(2));
-    let mut found: Vec<(Way, Measured)> = Vec::new();
-    for way in &ways {
-        if !found.is_empty() && start.elapsed() > settings.time.mul_f64(FIRST_LOOK) {
-            let (n, all, s) = (found.len(), ways.len(), settings.time.as_secs_f64());
-            notes.push(format!("{n} of {all} ways could be measured within {s} s; `--seconds` gives more"));
-            break;
-        }
-        found.push((*way, way.measure(each)?));
+    let looked = look(&ways, settings.time, |way, time| way.measure(time))?;
+    if looked.unseen > 0 {
+        let (n, all, s) = (ways.len() - looked.unseen, ways.len(), settings.time.as_secs_f64());
+        notes.push(format!("{n} of {all} ways could be measured within {s} s; `--seconds` gives more"));
     }
-    rank(&mut found);
-    let again = found.len().min(LOOKED_AT_AGAIN);
-    for (way, first) in found.iter_mut().take(again) {
-        let left = settings.time.saturating_sub(start.elapsed()) / again as u32;
-        let second = way.measure(left.clamp(each.min(Duration::from_millis(50)), Duration::from_secs(2)))?;
-        if second.rows_per_second > first.rows_per_second {
-            *first = second;
-        }
-    }
-    rank(&mut found);
-    let measured: Vec<Measured> = found.into_iter().map(|(_, m)| m).collect();
+    let measured: Vec<Measured> = looked.found.into_iter().map(|(_, m)| m).collect();
+    let failed = looked.failed.into_iter().map(|(way, e)| way.failed(&e)).collect();
     let best = chosen(&measured).ok_or_else(|| Error::internal("nothing was measured"))?;
     let settings = HostSettings {
         goal: settings.goal.as_str().to_owned(),
@@ -131,7 +127,7 @@ pub(crate) fn tune(settings: &Settings, backends: &dyn Backends) -> Result<Tuned
     };
     host_settings::write(&folder, &settings)?;
     let model_name = subjects.first().map(|s| s.name.clone()).unwrap_or_default();
-    Ok(Tuned { model_name, path: folder.join(host_settings::FILE), settings, notes })
+    Ok(Tuned { model_name, path: folder.join(host_settings::FILE), settings, failed, notes })
 }
 
 /// The folder of the version, and those of its files that are looked at. A `host.toml` that is there counts for nothing.
@@ -150,9 +146,56 @@ fn files(settings: &Settings) -> Result<(PathBuf, Vec<PathBuf>)> {
     Ok((folder, if is_one_of_them { of_version } else { vec![path.clone()] }))
 }
 
+/// What was seen of the ways, fastest first.
+struct Looked<W> {
+    found: Vec<(W, Measured)>,
+    failed: Vec<(W, Error)>,
+    unseen: usize,
+}
+
+/// Measures every way, as far as the time goes, and the best ones again. One that fails says nothing of the others.
+///
+/// # Errors
+/// That of the first way, if all fail; that of a call that was to end.
+fn look<W: Copy>(ways: &[W], time: Duration, measure: impl Fn(W, Duration) -> Result<Measured>) -> Result<Looked<W>> {
+    let start = Instant::now();
+    let each = time.mul_f64(FIRST_LOOK / ways.len().max(1) as f64).min(Duration::from_secs(2));
+    let (mut found, mut failed) = (Vec::new(), Vec::new());
+    for way in ways {
+        if !found.is_empty() && start.elapsed() > time.mul_f64(FIRST_LOOK) {
+            break;
+        }
+        match measure(*way, each) {
+            Ok(measured) => found.push((*way, measured)),
+            Err(e) if e.kind == ErrorKind::Timeout => return Err(e),
+            Err(e) => failed.push((*way, e)),
+        }
+    }
+    let unseen = ways.len() - found.len() - failed.len();
+    rank(&mut found);
+    let again = found.len().min(LOOKED_AT_AGAIN);
+    let rest = found.split_off(again);
+    let mut best = Vec::new();
+    for (way, first) in found {
+        let left = time.saturating_sub(start.elapsed()) / again as u32;
+        match measure(way, left.clamp(each.min(Duration::from_millis(50)), Duration::from_secs(2))) {
+            Ok(second) if second.rows_per_second > first.rows_per_second => best.push((way, second)),
+            Ok(_) => best.push((way, first)),
+            Err(e) if e.kind == ErrorKind::Timeout => return Err(e),
+            Err(e) => failed.push((way, e)),
+        }
+    }
+    let mut found = [best, rest].concat();
+    rank(&mut found);
+    match (found.is_empty(), failed.is_empty()) {
+        (true, false) => Err(failed.swap_remove(0).1),
+        _ => Ok(Looked { found, failed, unseen }),
+    }
+}
+
 /// Fastest first. Rows a second count, not the median of a call: where other processes need the cores too, many threads have
 /// the better median and stalls of many times that.
-fn rank(found: &mut [(Way, Measured)]) {
+fn rank<W>(found: &mut [(W, Measured)]) {
     found.sort_by(|(_, a), (_, b)| b.rows_per_second.total_cmp(&a.rows_per_second));
 }
 
@@ -276,16 +319,23 @@ struct Way<'s> {
 }
 
 impl Way<'_> {
+    fn failed(&self, e: &Error) -> Failed {
+        let hint = e.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let Self { subject, threads, instances, optimised } = *self;
+        Failed { file: subject.file.clone(), threads, instances, optimised, why: format!("{}{hint}", e.message) }
+    }
+
     fn measure(&self, time: Duration) -> Result<Measured> {
         let subject = self.subject;
         let model = subject.load(self.threads, self.optimised)?;
         let bound = model.bind(subject.inputs.clone())?;
-        let (median_us, calls_per_second) = match self.instances {
-            1 => {
-                let m = measure(time, || model.call(&bound).map(drop))?;
-                (m.median_us, m.calls_per_second)
+        let m = match self.instances {
+            1 => measure(time, || model.call(&bound).map(drop))?,
+            instances => {
+                // As it will run: with the bound on calls at once.
+                let model = model.at_once(instances);
+                measure_at_once(time, vec![|| model.call(&bound).map(drop); instances])?
             }
-            instances => at_once(&model, &bound, instances, time)?,
         };
         Ok(Measured {
             file: subject.file.clone(),
@@ -293,41 +343,10 @@ impl Way<'_> {
             instances: self.instances,
             optimised: self.optimised,
             batch: subject.batch,
-            median_us,
-            rows_per_second: calls_per_second * subject.batch as f64,
+            median_us: m.median_us,
+            rows_per_second: m.calls_per_second * subject.batch as f64,
         })
     }
-}
-
-/// Calls from several threads at once: the median of a call in microseconds, and calls a second of all together.
-fn at_once(model: &Model, bound: &[Option<Value>], instances: usize, time: Duration) -> Result<(f64, f64)> {
-    let barrier = Barrier::new(instances);
-    let one = || {
-        // Every thread comes to the barrier, also one whose call fails.
-        let ready = (0..3).try_for_each(|_| model.call(bound).map(drop));
-        barrier.wait();
-        ready?;
-        let mut times = Vec::new();
-        let start = Instant::now();
-        let mut last = start;
-        while times.is_empty() || last - start < time {
-            model.call(bound)?;
-            let now = Instant::now();
-            times.push((now - last).as_secs_f64());
-            last = now;
-        }
-        Ok((times, (last - start).as_secs_f64()))
-    };
-    let all = thread::scope(|scope| {
-        let threads: Vec<_> = (0..instances).map(|_| scope.spawn(one)).collect();
-        let joined =
-            threads.into_iter().map(|t| t.join().map_err(|_| Error::internal("a measuring thread panicked"))?);
-        joined.collect::<Result<Vec<(Vec<f64>, f64)>>>()
-    })?;
-    let calls_per_second = all.iter().map(|(times, total)| times.len() as f64 / total.max(1e-9)).sum();
-    let mut times: Vec<f64> = all.into_iter().flat_map(|(times, _)| times).collect();
-    times.sort_unstable_by(f64::total_cmp);
-    Ok((times.get(times.len() / 2).copied().unwrap_or_default() * 1e6, calls_per_second))
 }
 
 #[cfg(test)]
@@ -346,6 +365,35 @@ mod tests {
         let better = [way(1, 4, 1000.0), way(1, 2, 960.0)];
         assert_eq!(chosen(&better).map(|m| m.instances), Some(4));
         assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
+    fn a_way_that_fails_leaves_the_others_to_be_measured() {
+        let ways = [(1, 1), (2, 1), (1, 2)];
+        let measure = |fails: &[(usize, usize)], way: (usize, usize)| match fails.contains(&way) {
+            true => Err(Error::unavailable(format!("{} x {}", way.0, way.1))),
+            false => Ok(self::way(way.0, way.1, (way.0 * 10 + way.1) as f64)),
+        };
+        let look = |fails: &[(usize, usize)]| look(&ways, Duration::from_millis(1), |way, _| measure(fails, way));
+        let looked = look(&[(2, 1)]).unwrap();
+        assert_eq!(looked.found.iter().map(|(w, _)| *w).collect::<Vec<_>>(), [(1, 2), (1, 1)]);
+        assert_eq!((looked.failed[0].0, looked.failed[0].1.message.as_str(), looked.unseen), ((2, 1), "2 x 1", 0));
+        let all = look(&ways).map(|l| l.found.len()).unwrap_err();
+        assert_eq!(all.message, "1 x 1");
+    }
+
+    #[test]
+    fn a_way_that_fails_the_second_time_is_not_kept() {
+        let times = std::cell::Cell::new(0);
+        let looked = look(&[1, 2], Duration::from_millis(1), |threads, _| {
+            times.set(times.get() + 1);
+            match times.get() {
+                3 => Err(Error::failed("now it fails")),
+                n => Ok(way(threads, 1, f64::from(10 * threads as i32 + n))),
+            }
+        });
+        let looked = looked.unwrap();
+        assert_eq!((looked.found.len(), looked.found[0].0, looked.failed[0].0), (1, 1, 2));
     }
 
     #[test]

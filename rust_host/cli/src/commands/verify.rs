@@ -19,6 +19,8 @@ pub(crate) struct Verified {
     pub library: String,
     /// What came out.
     pub verdict: Verdict,
+    /// Notes for stderr.
+    pub notes: Vec<String>,
 }
 
 /// Replays the examples.
@@ -41,7 +43,7 @@ pub(crate) fn verify(
     })?;
     golden::read(&archive, &contract)?;
     let backend = backends.open(archive.platform())?;
-    worker::enter(confinement, backend.as_ref(), device, true, &[])?;
+    let note = worker::enter(confinement, backend.as_ref(), device, true, &[])?;
     way.set(backend.as_ref());
     let model = Model::from_archive(archive, backend.as_ref(), device, policy)?;
     let model = if way.optimised { model.optimised()? } else { model };
@@ -50,5 +52,6 @@ pub(crate) fn verify(
         device: model.device(),
         library: backend.library(),
         verdict: golden::verify(&model)?,
+        notes: way.note.into_iter().chain(note).collect(),
     })
 }

@@ -253,6 +253,7 @@ pub(crate) fn verify(verified: &Verified, as_json: bool) -> Answer {
             "examples": verdict.examples, "ok": verdict.ok,
             "outputs": verdict.outputs.iter().map(output).collect::<Vec<_>>(),
         }))
+        .notes(verified.notes.clone())
         .code(code);
     }
     let mut rows = vec![["output", "max |diff|", "max relative", "rtol", "atol", ""].map(str::to_owned).to_vec()];
@@ -270,7 +271,7 @@ pub(crate) fn verify(verified: &Verified, as_json: bool) -> Answer {
         verdict.examples,
         if verdict.ok { "" } else { ": a difference is beyond the tolerance" },
     );
-    Answer::text(verdict + &table::columns(&rows)).code(code)
+    Answer::text(verdict + &table::columns(&rows)).notes(verified.notes.clone()).code(code)
 }
 
 /// Times for each batch size.
@@ -285,7 +286,8 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
         };
         return Answer::document(&json!({
             "model_name": measured.model_name, "device": measured.device.to_string(), "library": measured.library,
-            "threads": measured.threads, "speed": measured.speed.as_str(), "results": measured.results.iter().map(result).collect::<Vec<_>>(),
+            "threads": measured.threads, "calls_at_once": measured.at_once, "speed": measured.speed.as_str(),
+            "results": measured.results.iter().map(result).collect::<Vec<_>>(),
         }))
         .notes(measured.notes.clone());
     }
@@ -302,7 +304,9 @@ pub(crate) fn bench(measured: &Measured, as_json: bool) -> Answer {
     }));
     let threads = if measured.threads == 1 { "1 thread".to_owned() } else { format!("{} threads", measured.threads) };
     let speed = if measured.speed == Speed::Optimised { ", optimised" } else { "" };
-    let head = format!("{} on {} ({}, {threads}{speed})\n", measured.model_name, measured.device, measured.library);
+    let at_once = if measured.at_once == 1 { String::new() } else { format!(", {} calls at once", measured.at_once) };
+    let head =
+        format!("{} on {} ({}, {threads}{at_once}{speed})\n", measured.model_name, measured.device, measured.library);
     Answer::text(head + &table::columns(&rows)).notes(measured.notes.clone())
 }
 
@@ -312,6 +316,9 @@ pub(crate) fn tune(tuned: Tuned, as_json: bool) -> Answer {
     if as_json {
         return Answer::document(&json!({
             "model_name": tuned.model_name, "path": tuned.path.display().to_string(), "settings": settings,
+            "failed": tuned.failed.iter().map(|f| json!({
+                "file": f.file, "threads": f.threads, "instances": f.instances, "optimised": f.optimised, "why": f.why,
+            })).collect::<Vec<_>>(),
         }))
         .notes(tuned.notes);
     }
@@ -319,17 +326,22 @@ pub(crate) fn tune(tuned: Tuned, as_json: bool) -> Answer {
         vec![["file", "threads", "calls at once", "form", "median", "rows/s", ""].map(str::to_owned).to_vec()];
     let key = |file: &str, threads, instances, optimised| (file.to_owned(), threads, instances, optimised);
     let kept = key(&settings.file, settings.threads, settings.instances, settings.optimised);
+    let form = |optimised| if optimised { "optimised" } else { "the file's own" }.to_owned();
     rows.extend(settings.measured.iter().map(|m| {
         let is_kept = key(&m.file, m.threads, m.instances, m.optimised) == kept;
         vec![
             m.file.clone(),
             m.threads.to_string(),
             m.instances.to_string(),
-            if m.optimised { "optimised" } else { "the file's own" }.to_owned(),
+            form(m.optimised),
             table::time(m.median_us),
             table::grouped(m.rows_per_second.round() as u64),
             if is_kept { "kept" } else { "" }.to_owned(),
         ]
+    }));
+    rows.extend(tuned.failed.iter().map(|f| {
+        let (threads, instances, why) = (f.threads.to_string(), f.instances.to_string(), format!("failed: {}", f.why));
+        vec![f.file.clone(), threads, instances, form(f.optimised), "-".to_owned(), "-".to_owned(), why]
     }));
     let batch = settings.measured.first().map_or(1, |m| m.batch);
     let head =

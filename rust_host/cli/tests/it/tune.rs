@@ -40,6 +40,36 @@ fn what_tune_keeps_is_what_the_others_use() {
 }
 
 #[test]
+fn bench_makes_as_many_calls_at_once_as_tune_kept_for_throughput() {
+    let (folder, shown) = version("classifier");
+    host(&["tune", &shown, "--for", "throughput", "--seconds", "0.1"]).answer();
+    change(folder.path(), "threads = ", "threads = 1");
+    change(folder.path(), "instances = ", "instances = 3");
+    let bench = |more: &[&str]| {
+        host(&[&["bench", &shown, "--batch", "2", "--seconds", "0.02", "--json"], more].concat()).json()
+    };
+    let json = bench(&[]);
+    assert_eq!((&json["calls_at_once"], &json["threads"]), (&3.into(), &1.into()));
+    let result = &json["results"][0];
+    assert!(result["calls"].as_u64().unwrap() >= 3 && result["items_per_second"].as_f64().unwrap() > 0.0, "{json}");
+    assert_eq!(bench(&["--at-once", "2"])["calls_at_once"], 2);
+    // Other threads than those that it was measured with.
+    assert_eq!(bench(&["--threads", "1"])["calls_at_once"], 1);
+    let text = host(&["bench", &shown, "--batch", "1", "--seconds", "0.01"]);
+    assert!(text.answer().lines().next().unwrap().contains("1 thread, 3 calls at once"), "{}", text.stdout);
+    host(&["bench", &shown, "--at-once", "0"]).refuses(2, &["`0`", "--at-once"]);
+    change(folder.path(), "goal = ", "goal = \"latency\"");
+    change(folder.path(), "instances = ", "instances = 1");
+    assert_eq!(bench(&[])["calls_at_once"], 1);
+}
+
+#[test]
+fn callers_of_a_model_that_keeps_state_have_one_each() {
+    let words = ["bench", "counter.torchscript", "-i", "[1.5]", "--seconds", "0.02", "--at-once", "3", "--json"];
+    assert_eq!(host(&words).json()["calls_at_once"], 3);
+}
+
+#[test]
 fn another_machines_settings_are_left_alone_with_a_note() {
     let (folder, shown) = version("classifier");
     host(&["tune", &shown, "--seconds", "0.05"]).answer();
@@ -48,6 +78,24 @@ fn another_machines_settings_are_left_alone_with_a_note() {
     let ran = host(&["bench", &shown, "--batch", "1", "--seconds", "0.01", "--json"]);
     assert!(ran.stderr.starts_with("note: ") && ran.stderr.contains("measured on Pentium"), "{}", ran.stderr);
     assert_ne!(ran.json()["threads"], 3);
+    for words in [vec!["verify", &shown], vec!["verify", &shown, "--json"]] {
+        let ran = host(&words);
+        assert!(ran.answer().contains("classifier") && ran.stderr.contains("measured on Pentium"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_table_says_that_another_machines_settings_are_left_alone() {
+    let (folder, shown) = version("cell");
+    host(&["tune", &shown, "--seconds", "0.05"]).answer();
+    change(folder.path(), "processor = ", "processor = \"Pentium\"");
+    let (rows, out) = (folder.path().join("rows.csv"), folder.path().join("out.csv"));
+    fs::write(&rows, "x.0,x.1,h.0,h.1\n1,2,3,4\n").unwrap();
+    let words = ["run", &shown, "--input", rows.to_str().unwrap(), "--output", out.to_str().unwrap()];
+    let ran = host(&words);
+    assert!(ran.answer().contains("out.csv") && ran.stderr.contains("measured on Pentium"), "{}", ran.stderr);
+    let json = host(&[&words[..], &["--json"]].concat()).json();
+    assert!(json["notes"][0].as_str().unwrap().contains("measured on Pentium"), "{json}");
 }
 
 #[test]
