@@ -17,7 +17,7 @@ from py_authoring.recipe import ResolvedRecipe, flatten
 from py_authoring.recipe_toml import format_value
 
 #: Keys that do not change what the iterations done so far would have computed.
-MAY_CHANGE = ("training.epochs", "training.device", "training.checkpoint_every", "export.")
+MAY_CHANGE = ("training.epochs", "training.device", "training.checkpoint_every", "training.workers", "export.")
 
 
 def seed_everything(seed: int) -> None:
