@@ -19,6 +19,8 @@ from py_authoring.errors import DataError
 from py_authoring.model_file import first_line
 
 Pixels = npt.NDArray[np.uint8]
+#: Red, green and blue of sRGB as the host weighs them: the row Y of BT.709's primaries at the white (0.31272, 0.32903).
+_BRIGHTNESS = np.array([0.21264781, 0.71517915, 0.07217304])
 #: As the host: wider or higher ones are refused before they are unpacked.
 LARGEST_SIDE = 16_384
 
@@ -103,7 +105,7 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def grey(pixels: Pixels) -> Pixels:
-    """The brightness of colours by the weights of sRGB, cut to whole numbers.
+    """The brightness of colours, to the nearest whole number.
 
     Args:
         pixels: uint8 `[height, width, 3]`.
@@ -111,8 +113,8 @@ def grey(pixels: Pixels) -> Pixels:
     Returns:
         uint8 `[height, width, 1]`.
     """
-    weighted: npt.NDArray[np.uint32] = pixels.astype(np.uint32) @ np.array([2126, 7152, 722], np.uint32)
-    return np.expand_dims((weighted // 10000).astype(np.uint8), 2)
+    bright: Pixels = np.floor(pixels.astype(np.float64) @ _BRIGHTNESS + 0.5).astype(np.uint8)
+    return bright[:, :, None]
 
 
 # What the file holds, without its palette and opacity: grey as one channel, all else as three.
