@@ -260,6 +260,6 @@ def _columns(dataset: Samples) -> Iterator[tuple[str, Any]]:
     step = max(1, len(dataset) // 256)  # reading all of a large one would take as long as an epoch
     yield "length", torch.tensor([len(dataset)])
     for index in range(0, len(dataset), step):
-        inputs, target = dataset[index]
+        inputs, target = read_sample(dataset, index)
         yield from inputs.items()
         yield "target", torch.as_tensor(target)

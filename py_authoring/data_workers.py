@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -58,14 +59,16 @@ def read_ahead(
     def join_or_give_error(drawn: Sequence[Any]) -> Any:
         return next((each for each in drawn if isinstance(each, AuthoringError)), None) or join(drawn)
 
-    loader: DataLoader[Any] = DataLoader(
-        cast("Dataset[Any]", _SeededSamples(samples, seed, epoch)),
-        batch_sampler=cast(Any, batches),
-        collate_fn=join_or_give_error,
-        generator=torch.Generator(),
-        num_workers=workers,
-        worker_init_fn=_leave_interrupts_to_the_training,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of more workers than processors: so the recipe says
+        loader: DataLoader[Any] = DataLoader(
+            cast("Dataset[Any]", _SeededSamples(samples, seed, epoch)),
+            batch_sampler=cast(Any, batches),
+            collate_fn=join_or_give_error,
+            generator=torch.Generator(),
+            num_workers=workers,
+            worker_init_fn=_leave_interrupts_to_the_training,
+        )
     try:
         for batch in loader:
             if isinstance(batch, AuthoringError):
@@ -85,7 +88,8 @@ def name_the_dead(error: BaseException) -> TrainingError | None:
         >>> print(name_the_dead(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")))
         data worker 12 (training.workers) is killed by signal: Killed
     """
-    found = _KILLED.search(str(error))
+    told = [_KILLED.search(str(each)) for each in (error.__cause__, error.__context__, error) if each is not None]
+    found = next((each for each in told if each is not None), None)  # the cause knows the signal
     if found is None:
         return None
     how = found["how"].strip().splitlines()[0].split(". ")[0].rstrip(". ")
