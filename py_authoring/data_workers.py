@@ -69,8 +69,9 @@ def read_ahead(
             num_workers=workers,
             worker_init_fn=_leave_interrupts_to_the_training,
         )
+        read = iter(loader)
     try:
-        for batch in loader:
+        for batch in read:
             if isinstance(batch, AuthoringError):
                 raise batch
             yield batch

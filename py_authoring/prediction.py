@@ -67,7 +67,7 @@ class Predictor:
     def check(self, inputs: Mapping[str, Tensor]) -> None:
         """Raises `UsageError` for an input that is missing, or whose datatype or shape is not the contract's."""
         takes = ", ".join(f"`{part.name}`" for part in self.contract.inputs)
-        sizes: dict[str, int] = {}
+        sizes: dict[str, tuple[int, str]] = {}
         for part in self.contract.inputs:
             value = inputs.get(part.name)
             if value is None:
@@ -79,13 +79,18 @@ class Predictor:
             if datatype != part.datatype:
                 raise UsageError(f"input `{part.name}` is {datatype}, model `{name}` expects {part.datatype}")
             fits = value.dim() == len(part.dims) and all(
-                size == (dim if isinstance(dim, int) else sizes.setdefault(dim, size))
-                for size, dim in zip(value.shape, part.dims, strict=True)
+                not isinstance(dim, int) or size == dim for size, dim in zip(value.shape, part.dims, strict=True)
             )
             if not fits:
                 dims = ", ".join(str(dim) for dim in part.dims)
                 raise UsageError(f"input `{part.name}` has shape {list(value.shape)}, model `{name}` expects [{dims}]")
-        for dim, size in sizes.items():
+            for size, dim in zip(value.shape, part.dims, strict=True):
+                first, where = sizes.setdefault(str(dim), (size, part.name))
+                if not isinstance(dim, int) and first != size:
+                    raise UsageError(
+                        f"`{dim}` is {size} in input `{part.name}` and {first} in input `{where}`, they must be equal"
+                    )
+        for dim, (size, _) in sizes.items():
             bounds = self.contract.dims.get(dim)
             if bounds is not None and (size < (bounds.min or 0) or (bounds.max is not None and size > bounds.max)):
                 most = "" if bounds.max is None else f" and at most {bounds.max}"

@@ -103,6 +103,7 @@ def _read(name: str | None, value: str, shown: str, contract: Contract) -> dict[
             raise DataError(f"`{value}` cannot be read: {(error.strerror or str(error)).lower()}") from error
     elif _PATH.match(value) and not _is_json(value):
         raise NotFoundError(f"{shown}: `{value}`: no such file or folder")
+    shown = shown if data is None else f"`{value}`"
     if data is not None and data.startswith(b"\x93NUMPY"):
         return {_sole(name, shown, contract): _array(_load(data, value), value)}
     if data is not None and data.startswith(b"PK"):
@@ -114,8 +115,7 @@ def _read(name: str | None, value: str, shown: str, contract: Contract) -> dict[
         text = value if data is None else data.decode("utf-8-sig")
         document = json.loads(text)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        where = f"`{value}`" if data is not None else shown
-        raise UsageError(f"{where} is no JSON and no .npy, .npz, PNG or JPEG file: {first_line(error)}") from error
+        raise UsageError(f"{shown} is no JSON and no .npy, .npz, PNG or JPEG file: {first_line(error)}") from error
     if name is None and isinstance(document, Mapping) and document:
         return {key: _from_json(inner, _input(contract, key)) for key, inner in document.items()}
     key = _sole(name, shown, contract)

@@ -82,16 +82,11 @@ def map_csv(predictor: Predictor, path: Path, top_k: int | None = None) -> Mappe
     """
     header, rows = _read(path)
     notes: list[str] = []
-    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(header))]
-    plan: dict[str, list[int]] = {}
-    needed = [part for part in predictor.contract.inputs if not part.optional]
-    for part in predictor.contract.inputs:
-        columns = _columns_of(part, header, numeric, alone=needed == [part], notes=notes)
-        if columns is not None:
-            plan[part.name] = columns
+    try:
+        plan = _plan(predictor.contract, header, rows, notes)
+    except UsageError as error:
+        raise UsageError(f"`{path}`: {error.message}", hint=error.hint) from error
     taken = {place for columns in plan.values() for place in columns}
-    if len(taken) < sum(len(columns) for columns in plan.values()):
-        raise UsageError(f"`{path}`: a column fits two inputs")
     passed = [place for place in range(len(header)) if place not in taken]
     parts = {part.name: part for part in predictor.contract.inputs}
     least, most = _batching(predictor.contract, [parts[name] for name in plan])
@@ -166,6 +161,26 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         if len(row) != len(header):
             raise DataError(f"`{path}`: row {number}: {len(row)} fields, the header has {len(header)}")
     return header, rows
+
+
+def _plan(
+    contract: Contract, header: Sequence[str], rows: Sequence[Sequence[str]], notes: list[str]
+) -> dict[str, list[int]]:
+    """Input → its columns."""
+    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(header))]
+    needed = [part for part in contract.inputs if not part.optional]
+    plan: dict[str, list[int]] = {}
+    for part in contract.inputs:
+        columns = _columns_of(part, header, numeric, alone=needed == [part], notes=notes)
+        if columns is None:
+            continue
+        twice = [place for place in columns if any(place in others for others in plan.values())]
+        if twice:
+            raise UsageError(f"column `{header[twice[0]]}` fits two inputs")
+        plan[part.name] = columns
+    if not plan:
+        raise UsageError("no column fits an input of the model")
+    return plan
 
 
 def _columns_of(
@@ -278,6 +293,10 @@ def _outputs(
                 cell for part in predictor.contract.outputs for cell in _cells(part, flat[part.name][place], top_k)
             ]
             rows.append([*kept[len(rows)], *cells])
+    if len(header) == len(names):  # no row: the header is what the contract says of the outputs
+        shapes = {part.name: part.shape[1:] for part in predictor.contract.outputs}
+        none = {name: torch.empty(0, int(np.prod([max(size, 1) for size in shape]))) for name, shape in shapes.items()}
+        header += _header(predictor.contract, none, header, top_k, notes)
     return Mapped(header, rows, notes)
 
 
