@@ -29,6 +29,7 @@ from py_authoring.recipe_sections import (
     DigitsData,
     FolderData,
     FunctionData,
+    HfData,
     IdxData,
     NoData,
     NpzData,
@@ -57,7 +58,7 @@ def load(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Splits:
             return folder_data.load_folder(section, learnt)
         case IdxData():
             return _with_learnt(_load_idx(section, every_class=learnt is None), learnt, task)
-        case CsvData() | ParquetData():
+        case CsvData() | ParquetData() | HfData():
             return table_data.load_table(section, learnt)
         case TextData():
             return text_data.load_text(section, learnt)

@@ -23,7 +23,7 @@ from py_authoring.errors import DataError, NotFoundError
 from py_authoring.learnt import Learnt, Scale
 from py_authoring.pictures import Pixels, levels, read_picture
 from py_authoring.recipe_sections import FolderData, ImageSection
-from py_authoring.splitting import ALIASES, SPLITS, Parts, as_parts, count_classes_in, split_indices
+from py_authoring.splitting import ALIASES, SPLITS, Parts, count_classes_in, fill_parts, split_by_names, split_indices
 
 _ENDINGS = (".png", ".jpg", ".jpeg")
 _FACTOR = 1 / 255
@@ -177,20 +177,8 @@ def _labels(files: Sequence[_File]) -> list[str]:
 def _split(files: Sequence[_File], section: FolderData) -> Parts:
     if files[0].split is None:
         return split_indices(len(files), section, lambda index: files[index].name)
-    by_name = {name: [place for place, file in enumerate(files) if file.split == name] for name in SPLITS}
-    train = torch.tensor(by_name["train"], dtype=torch.int64)
-    # a folder that is not there is filled from the training pictures, as the shares say
-    shares = section.model_copy(
-        update={each: 0.0 if by_name[each] else getattr(section, each) for each in ("validation", "test")}
-    )
-    kept, validation, test = split_indices(len(train), shares, lambda index: files[int(train[index])].name)
-    return as_parts(
-        (
-            train[kept].tolist(),
-            by_name["validation"] or train[validation].tolist(),
-            by_name["test"] or train[test].tolist(),
-        )
-    )
+    ready = split_by_names([str(file.split) for file in files], lambda index: f"the split of `{files[index].path}`")
+    return fill_parts(ready, section, lambda index: files[index].name)
 
 
 def _decode_all(files: Sequence[_File], section: FolderData) -> Iterator[tuple[Pixels, bytes]]:

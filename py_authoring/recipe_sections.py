@@ -118,6 +118,15 @@ class ParquetData(_Columns):
     kind: Literal["parquet"]
 
 
+class HfData(_Columns):
+    """A folder that the `datasets` library saved with `save_to_disk`; needs the extra `hf`.
+
+    Its splits train, validation and test are taken as they are; what is lacking of them is split from train.
+    """
+
+    kind: Literal["hf"]
+
+
 class TextData(_RowSplit):
     """A CSV file with a column of text and one of classes; the words of the training texts become ids from 2 on."""
 
@@ -156,7 +165,7 @@ class NoData(Section):
 
 
 DataSection = Annotated[
-    DigitsData | FolderData | IdxData | CsvData | ParquetData | TextData | NpzData | FunctionData | NoData,
+    DigitsData | FolderData | IdxData | CsvData | ParquetData | HfData | TextData | NpzData | FunctionData | NoData,
     Field(discriminator="kind"),
 ]
 
@@ -386,6 +395,7 @@ VARIANTS: dict[str, dict[str, type[Section]]] = {
         "idx": IdxData,
         "csv": CsvData,
         "parquet": ParquetData,
+        "hf": HfData,
         "text": TextData,
         "npz": NpzData,
         "function": FunctionData,

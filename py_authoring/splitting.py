@@ -82,6 +82,15 @@ def split_by_names(names: Sequence[str], place: Callable[[int], str]) -> Parts:
     return as_parts(parts)
 
 
+def fill_parts(parts: Parts, section: SplitSection, key_of: Callable[[int], str | bytes]) -> Parts:
+    """Splits that came ready; a validation or test split that is lacking is taken from train, as the shares say."""
+    train, validation, test = parts
+    lacking = {"validation": not len(validation), "test": not len(test)}
+    shares = section.model_copy(update={name: 0.0 for name, lacks in lacking.items() if not lacks})
+    kept, first, second = split_indices(len(train), shares, lambda place: key_of(int(train[place])))
+    return train[kept], validation if len(validation) else train[first], test if len(test) else train[second]
+
+
 def as_parts(parts: tuple[Sequence[int], Sequence[int], Sequence[int]]) -> Parts:
     """Sample numbers as tensors."""
     train, validation, test = (torch.tensor(list(part), dtype=torch.int64) for part in parts)

@@ -22,8 +22,8 @@ from py_authoring.errors import DataError, NotFoundError, UnavailableError
 from py_authoring.learnt import Learnt, Scale
 from py_authoring.preprocessing import are_whole
 from py_authoring.recipe_problems import suggest
-from py_authoring.recipe_sections import CsvData, ParquetData, TextData
-from py_authoring.splitting import Parts, count_classes_in, split_by_names, split_indices
+from py_authoring.recipe_sections import CsvData, HfData, ParquetData, TextData
+from py_authoring.splitting import Parts, count_classes_in, fill_parts, split_by_names, split_indices
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Table:
         rows: how many.
         values: column → its values, text of a CSV, whatever a Parquet file holds.
         place: row number, from 0 → `data.csv:2`.
+        splits: train, validation or test for each row, where the data comes so.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Table:
     rows: int
     values: Callable[[str], Sequence[Any]] = field(repr=False)
     place: Callable[[int], str] = field(repr=False)
+    splits: Sequence[str] | None = field(default=None, repr=False)
 
     def need(self, columns: Sequence[str]) -> None:
         """Raises `DataError` for the first column that is not there."""
@@ -75,8 +77,8 @@ class Table:
         return number
 
 
-def load_table(section: CsvData | ParquetData, learnt: Learnt | None) -> Splits:
-    """Reads the file of a section and splits its rows.
+def load_table(section: CsvData | ParquetData | HfData, learnt: Learnt | None) -> Splits:
+    """Reads the file or folder of a section and splits its rows.
 
     Args:
         section: the recipe's.
@@ -87,7 +89,7 @@ def load_table(section: CsvData | ParquetData, learnt: Learnt | None) -> Splits:
         UnavailableError: a Parquet file, and pyarrow is not installed.
     """
     path = Path(section.path)
-    table = read_csv(path, section.delimiter) if isinstance(section, CsvData) else read_parquet(path)
+    table = _read(section, path)
     apart = [name for name in (section.target, section.split_column) if name is not None]
     if section.split_by == "hash" and section.split_key is not None:
         apart.append(section.split_key)
@@ -122,6 +124,16 @@ def load_table(section: CsvData | ParquetData, learnt: Learnt | None) -> Splits:
     notes = described if section.separate else _joined(section.category_input, described)
     train, validation, test = (dataset.subset(part) for part in parts)
     return Splits(train, validation, test, path.name, learnt.labels, learnt, descriptions=notes)
+
+
+def _read(section: CsvData | ParquetData | HfData, path: Path) -> Table:
+    match section:
+        case CsvData():
+            return read_csv(path, section.delimiter)
+        case ParquetData():
+            return read_parquet(path)
+        case HfData():
+            return read_saved_dataset(path)
 
 
 def read_csv(path: Path, delimiter: str) -> Table:
@@ -189,22 +201,75 @@ def read_parquet(path: Path) -> Table:
     return Table(path, header, rows, values, lambda row: f"`{path}`: row {row + 1}")
 
 
-def split_rows(table: Table, section: CsvData | ParquetData | TextData) -> Parts:
+def read_saved_dataset(path: Path) -> Table:
+    """A folder of the `datasets` library, one dataset or one for each split; names of classes stand for their numbers.
+
+    Raises:
+        UnavailableError: the library is not installed.
+        NotFoundError, DataError: no folder, none of this kind, or splits of other columns or names.
+    """
+    try:
+        from datasets import DatasetDict, load_from_disk
+    except ImportError as error:
+        raise UnavailableError(
+            'data.kind "hf" needs datasets, which is not installed', hint="`pip install 'rust-host[hf]'`"
+        ) from error
+    if not path.is_dir():
+        raise NotFoundError(f"data.path `{path}` is {'no folder' if path.exists() else 'not there'}")
+    try:
+        loaded = load_from_disk(str(path))
+    except Exception as error:  # it raises its own, pyarrow's, OSError, KeyError and what its JSON reader does
+        raise DataError(f"`{path}` is no folder that `save_to_disk` wrote: {model_file.first_line(error)}") from error
+    parts = dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded}
+    header = list(next(iter(parts.values())).column_names)
+    other = next((name for name, part in parts.items() if sorted(part.column_names) != sorted(header)), None)
+    if other is not None:
+        raise DataError(f"`{path}`: the columns of its split `{other}` are not those of `{next(iter(parts))}`")
+    where = [(name, row) for name, part in parts.items() for row in range(len(part))]
+    if not where:
+        raise DataError(f"`{path}` has no rows")
+
+    def values(name: str) -> list[Any]:
+        read: list[Any] = []
+        for part in parts.values():
+            kind = part.features[name]
+            numbers = part.with_format(None)[name][:]
+            if hasattr(kind, "int2str"):  # a number below 0 stands for a class that is not known
+                numbers = [kind.int2str(value) if value is not None and value >= 0 else None for value in numbers]
+            read += numbers
+        return read
+
+    def place(row: int) -> str:
+        name, at = where[row]
+        return f"`{path}`: row {at + 1}" + (f" of `{name}`" if name else "")
+
+    splits = [name for name, _ in where] if isinstance(loaded, DatasetDict) else None
+    return Table(path, header, len(where), values, place, splits)
+
+
+def split_rows(table: Table, section: CsvData | ParquetData | HfData | TextData) -> Parts:
     """Train, validation and test: by a column, by the seed, or by a hash of each row or of its key."""
+    if table.splits is not None and section.split_column is None:
+        ready = split_by_names(table.splits, lambda row: f"the split of {table.place(row)}")
+        return fill_parts(ready, section, _key(table, section))
     if section.split_column is not None:
         column = section.split_column
         table.need([column])
         return split_by_names(table.texts(column), lambda row: f"{table.place(row)}: column `{column}`")
-    if section.split_by == "hash":
-        used = [section.split_key] if section.split_key is not None else table.header
-        table.need(used)
-        columns = [[str(value) for value in table.values(name)] for name in used]
-        return split_indices(table.rows, section, lambda row: "\0".join(column[row] for column in columns))
-    return split_indices(table.rows, section, str)
+    return split_indices(table.rows, section, _key(table, section))
+
+
+def _key(table: Table, section: CsvData | ParquetData | HfData | TextData) -> Callable[[int], str]:
+    if section.split_by == "seed":
+        return str
+    used = [section.split_key] if section.split_key is not None else table.header
+    table.need(used)
+    columns = [[str(value) for value in table.values(name)] for name in used]
+    return lambda row: "\0".join(column[row] for column in columns)
 
 
 def read_target(
-    table: Table, section: CsvData | ParquetData | TextData, parts: Parts, learnt: Learnt | None
+    table: Table, section: CsvData | ParquetData | HfData | TextData, parts: Parts, learnt: Learnt | None
 ) -> tuple[Tensor, dict[str, Any]]:
     """The column to predict, as numbers `[rows, 1]` or class numbers `[rows]`, and what it taught.
 
@@ -241,7 +306,7 @@ def scale_of(values: Tensor) -> Scale:
 
 
 def _inputs(
-    section: CsvData | ParquetData, features: Sequence[str], numbers: dict[str, Tensor], ids: dict[str, Tensor]
+    section: CsvData | ParquetData | HfData, features: Sequence[str], numbers: dict[str, Tensor], ids: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     if section.separate:
         return {name: numbers[name] if name in numbers else ids[name] for name in features}

@@ -138,7 +138,5 @@ def test_evaluation_says_what_is_missing() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings_are_true(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    result = doctest.testmod(
-        importlib.import_module(f"py_authoring.{module}"), optionflags=doctest.ELLIPSIS
-    )
+    result = doctest.testmod(importlib.import_module(f"py_authoring.{module}"), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0

@@ -211,6 +211,36 @@ def test_parquet_that_is_wrong_is_refused(make_model: MakeModel, monkeypatch: py
         splits_of(folder)
 
 
+def test_saved_dataset_gives_the_samples_that_the_same_csv_gives(make_model: MakeModel, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    folder = make_model("x", TYPED)
+    (folder / "a.csv").write_text(rows())
+    lines = [line.split(",") for line in rows().splitlines()]
+    columns = {name: [line[place] for line in lines[1:]] for place, name in enumerate(lines[0])}
+    whole = {name: [float(value) for value in columns[name]] for name in ("size", "depth")}
+    whole |= {"colour": columns["colour"], "code": [int(value) for value in columns["code"]]}
+    whole["kind"] = ["ab".index(value) for value in columns["kind"]]
+    saved = datasets.Dataset.from_dict(whole).cast_column("kind", datasets.ClassLabel(names=["a", "b"]))
+    saved.save_to_disk("saved")
+    given = ["data.kind=hf", "data.target=kind", 'data.categories=["colour", "code"]']
+    given += ["data.validation=0.2", "data.test=0.2"]
+    one, two = splits_of(folder), splits_of(folder, *given, "data.path=saved")
+    assert one.sha256() == two.sha256() and one.learnt == two.learnt
+    parts = {"train": saved.select(range(30)), "test": saved.select(range(30, 40))}
+    datasets.DatasetDict(parts).save_to_disk("parts")
+    splits = splits_of(folder, *given, "data.path=parts")
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [24, 6, 10]
+    assert numbers(splits, "test")[:, 0].tolist() == list(range(30, 40))
+    whole["size"][3] = None
+    datasets.Dataset.from_dict(whole).save_to_disk("gap")
+    with pytest.raises(DataError, match=r"gap`: row 4: column `size` is empty, expected a number"):
+        splits_of(folder, *given, "data.path=gap")
+    Path("none").mkdir()
+    with pytest.raises(DataError, match="none` is no folder that `save_to_disk` wrote"):
+        splits_of(folder, *given, "data.path=none")
+
+
 def test_what_was_learnt_is_in_checkpoint_and_file_and_is_not_learnt_anew(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
