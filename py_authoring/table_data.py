@@ -187,7 +187,7 @@ def read_parquet(path: Path) -> Table:
         file = ParquetFile(path)
         header, rows = list(file.schema_arrow.names), file.metadata.num_rows
     except (OSError, ValueError, ArrowException) as error:
-        raise DataError(f"`{path}` is no Parquet file: {model_file.first_line(error)}") from error
+        raise DataError(f"`{path}` is no Parquet file: {_reason(error)}") from error
     if not rows:
         raise DataError(f"`{path}` has no rows")
 
@@ -196,7 +196,7 @@ def read_parquet(path: Path) -> Table:
             read: list[Any] = file.read(columns=[name]).column(0).to_pylist()
             return read
         except (OSError, ValueError, ArrowException) as error:
-            raise DataError(f"`{path}`: column `{name}` cannot be read: {model_file.first_line(error)}") from error
+            raise DataError(f"`{path}`: column `{name}` cannot be read: {_reason(error)}") from error
 
     return Table(path, header, rows, values, lambda row: f"`{path}`: row {row + 1}")
 
@@ -219,7 +219,7 @@ def read_saved_dataset(path: Path) -> Table:
     try:
         loaded = load_from_disk(str(path))
     except Exception as error:  # it raises its own, pyarrow's, OSError, KeyError and what its JSON reader does
-        raise DataError(f"`{path}` is no folder that `save_to_disk` wrote: {model_file.first_line(error)}") from error
+        raise DataError(f"`{path}` is no folder that `save_to_disk` wrote: {_reason(error)}") from error
     parts = dict(loaded) if isinstance(loaded, DatasetDict) else {"": loaded}
     header = list(next(iter(parts.values())).column_names)
     other = next((name for name, part in parts.items() if sorted(part.column_names) != sorted(header)), None)
@@ -347,6 +347,11 @@ def _joined(name: str, described: dict[str, str]) -> dict[str, str]:
 
 def _list(words: Sequence[str]) -> str:
     return ", ".join(words[:50]) + (f", … ({len(words)} in all)" if len(words) > 50 else "")
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of a library that writes several."""
+    return model_file.first_line(error).split(". ")[0].rstrip(".")
 
 
 def _distinct(texts: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -78,4 +79,4 @@ def command(
     for note in notes:
         say(f"note: {note}")
     print_json(prediction.to_dict()) if as_json else print_data(as_text(prediction))
-    say_next(f"rust-host run {file} " + " ".join(f"--input {word}" for word in inputs))
+    say_next(shlex.join(["rust-host", "run", str(file), *(part for word in inputs for part in ("--input", word))]))
