@@ -57,7 +57,10 @@ def load(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Splits:
         case FolderData():
             return folder_data.load_folder(section, learnt)
         case IdxData():
-            return _with_learnt(_load_idx(section, every_class=learnt is None), learnt, task)
+            loaded = _load_idx(section)
+            if learnt is None and task == "classification":
+                _check_classes(loaded, f"`{section.path}`")
+            return _with_learnt(loaded, learnt, task)
         case CsvData() | ParquetData() | HfData():
             return table_data.load_table(section, learnt)
         case TextData():
@@ -108,7 +111,7 @@ def _load_digits(section: DigitsData) -> Splits:
     return Splits(*parts, name="digits", labels=[str(digit) for digit in range(10)])
 
 
-def _load_idx(section: IdxData, *, every_class: bool) -> Splits:
+def _load_idx(section: IdxData) -> Splits:
     folder = Path(section.path)
     if not folder.is_dir():
         raise NotFoundError(f"data.path `{folder}` is no folder", hint="it holds train-images-idx3-ubyte[.gz] and more")
@@ -123,11 +126,7 @@ def _load_idx(section: IdxData, *, every_class: bool) -> Splits:
     parts = _split(train, shares)
     classes = int(max(part.target.max() for part in (train, test) if part is not None and len(part))) + 1
     labels = [str(number) for number in range(classes)]
-    held_out = test if test is not None else parts[2]
-    target = torch.cat([parts[0].target, parts[1].target, held_out.target])
-    if every_class:
-        count_classes_in(target, torch.arange(len(parts[0])), labels, f"`{folder}`")
-    return Splits(parts[0], parts[1], held_out, folder.name, labels)
+    return Splits(parts[0], parts[1], test if test is not None else parts[2], folder.name, labels)
 
 
 def _idx_pair(folder: Path, which: str, name: str) -> ArrayDataset | None:
@@ -198,6 +197,14 @@ def _split(dataset: ArrayDataset, section: SplitSection) -> tuple[ArrayDataset, 
 
     train, validation, test = split_indices(len(dataset), section, content)
     return dataset.subset(train), dataset.subset(validation), dataset.subset(test)
+
+
+def _check_classes(splits: Splits, what: str) -> None:
+    parts = [part.target for part in (splits.train, splits.validation, splits.test) if isinstance(part, ArrayDataset)]
+    target = torch.cat(parts)
+    if target.dtype == torch.int64 and target.dim() == 1 and len(target) and int(target.min()) >= 0:
+        labels = splits.labels or [str(number) for number in range(int(target.max()) + 1)]
+        count_classes_in(target, torch.arange(len(parts[0])), labels, what)
 
 
 def _with_learnt(splits: Splits, learnt: Learnt | None, task: str) -> Splits:

@@ -79,7 +79,10 @@ def compare_recipes(old: ResolvedRecipe, new: ResolvedRecipe) -> list[str]:
         line = f"{key} was {_show(before.get(key))}, is now {_show(after.get(key))} ({source})"
         (allowed if key.startswith(MAY_CHANGE) else refused).append(line)
     if refused:
-        hint = "without `--resume` a new run starts; training.epochs, training.device and export.* may change"
+        hint = (
+            "without `--resume` a new run starts; "
+            "training.epochs, training.device, training.workers and export.* may change"
+        )
         if len(refused) == 1:
             raise ResumeError(f"cannot resume with another recipe: {refused[0]}", hint=hint)
         raise ResumeError("cannot resume with another recipe", hint=hint, problems=refused)

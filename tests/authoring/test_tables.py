@@ -303,6 +303,15 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     assert loss(scores, target, binary, weights).item() == pytest.approx(sum(means) / 2)
 
 
+def test_class_of_weight_0_is_not_learnt(make_model: MakeModel) -> None:
+    recipe = TYPED + TRAINING.replace("2", "6", 1) + "[optimizer]\nname = 'adam'\nlr = 0.1\n"
+    folder = make_model("x", recipe + "[loss]\nclass_weights = [0.0, 1.0]\n", NET)
+    (folder / "a.csv").write_text(rows())
+    train(folder, say=lambda text: None)
+    per_class = evaluate_run(folder, checkpoint="last", split="train").evaluation.per_class
+    assert per_class is not None and [each.recall for each in per_class] == [0.0, 1.0]
+
+
 def test_weights_that_do_not_fit_are_refused(make_model: MakeModel) -> None:
     with pytest.raises(RecipeError, match=r"loss\.class_weights has 3 numbers, the model tells 2 classes apart"):
         class_weights(LossSection(class_weights=[1.0, 1.0, 1.0]), 2, None)
