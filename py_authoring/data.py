@@ -36,7 +36,7 @@ class Samples(Protocol):
 class Fingerprinted(Protocol):
     """A dataset that knows a digest of all its samples, and need not be read once more for it."""
 
-    def fingerprint(self) -> bytes:
+    def samples_sha256(self) -> bytes:
         """The digest."""
         ...
 
@@ -255,7 +255,7 @@ def _columns(dataset: Samples) -> Iterator[tuple[str, Any]]:
         yield "target", dataset.target
         return
     if isinstance(dataset, Fingerprinted):
-        yield "files", torch.frombuffer(bytearray(dataset.fingerprint()), dtype=torch.uint8)
+        yield "files", torch.frombuffer(bytearray(dataset.samples_sha256()), dtype=torch.uint8)
         return
     step = max(1, len(dataset) // 256)  # reading all of a large one would take as long as an epoch
     yield "length", torch.tensor([len(dataset)])

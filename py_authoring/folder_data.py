@@ -73,7 +73,7 @@ class PictureFiles(Dataset[Sample]):
         """Where each sample comes from."""
         return [str(file.path) for file in self.files]
 
-    def fingerprint(self) -> bytes:
+    def samples_sha256(self) -> bytes:
         """Of names, classes and bytes of all files."""
         digest = hashlib.sha256()
         for file, number, data in zip(self.files, self.target.tolist(), self.digests, strict=True):

@@ -96,7 +96,7 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     Returns:
         uint8 `[height, width, channels]`.
     """
-    rows = _along_first_axis(pixels.astype(np.float32), height)
+    rows = _along_first_axis(pixels, height)
     columns = _along_first_axis(np.ascontiguousarray(rows.transpose(1, 0, 2)), width)
     # halves away from zero, as Rust rounds; NumPy rounds them to even
     whole = np.floor(np.clip(columns, 0, 255).astype(np.float64) + 0.5)
@@ -130,11 +130,13 @@ def _plain(picture: object) -> Pixels:
     return np.asarray(picture.convert("RGB"))
 
 
-def _along_first_axis(values: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32]:
+def _along_first_axis(values: npt.NDArray[np.float32] | Pixels, size: int) -> npt.NDArray[np.float32]:
     places, weights = _taps(values.shape[0], size)
     total = np.zeros((size, *values.shape[1:]), np.float32)
+    product = np.empty_like(total)
     for tap in range(places.shape[1]):  # added up one after the other in 32 bits, as there
-        total += values[places[:, tap]] * weights[:, tap, None, None]
+        np.multiply(values[places[:, tap]], weights[:, tap, None, None], out=product)
+        total += product
     return total
 
 

@@ -100,6 +100,7 @@ class Categories(nn.Module):
     """
 
     keys: Tensor
+    places: Tensor
     ids: dict[str, int]
 
     def __init__(self, values: Sequence[str]) -> None:
@@ -107,6 +108,8 @@ class Categories(nn.Module):
         self.size = len(values) + 1
         keys = [int(value) for value in values] if are_whole(values) else list(range(1, self.size))
         self.register_buffer("keys", torch.tensor(keys, dtype=torch.int64))
+        # a buffer, and no `arange` in forward: a trace would write that one's device into the file
+        self.register_buffer("places", torch.arange(1, self.size))
         self.ids = {value: place for place, value in enumerate(values, 1)}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -119,8 +122,7 @@ class Categories(nn.Module):
             int64 of the same shape, each below `size`.
         """
         found = x.unsqueeze(-1) == self.keys
-        places = torch.arange(1, self.size, device=x.device)
-        return (found * places).sum(dim=-1)
+        return (found * self.places).sum(dim=-1)
 
     @torch.jit.export
     def encode(self, value: str) -> int:

@@ -15,7 +15,7 @@ from ignite.handlers import Checkpoint
 from py_authoring import checkpoint, objective, resuming
 from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
-from py_authoring.errors import AuthoringError, ResumeError, TrainingError
+from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
 from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
 from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
@@ -168,6 +168,7 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
     """
     recipe = resolved.recipe
+    _check_task(resolved)
     splits = load_splits(resolved, learnt)
     device = choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
@@ -203,6 +204,17 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         say=say,
         data_sha256=data_sha256,
     )
+
+
+# A number to predict that is read as a class would be learnt as the place of its text in a list, without a word.
+def _check_task(resolved: ResolvedRecipe) -> None:
+    task, loss = getattr(resolved.recipe.data, "task", None), resolved.recipe.loss.name
+    if task == "regression" and loss in ("nll", "cross_entropy"):
+        raise RecipeError(f"data.task is regression, loss.name {loss} is for classes", hint='as loss.name = "mse"')
+    if task == "classification" and resolved.recipe.task == "regression":
+        raise RecipeError(
+            f"data.task is classification, loss.name {loss} is for numbers", hint='data.task = "regression"'
+        )
 
 
 def _build_trainer(

@@ -260,6 +260,7 @@ def test_what_was_learnt_is_in_checkpoint_and_file_and_is_not_learnt_anew(
     assert train(folder, epochs=3, resume=True, say=lambda text: None).epochs == 3
     version = export(folder)
     assert version.contract.outputs[0].labels == ["a", "b"]
+    assert export(folder, method="trace").number == 2
     described = version.contract.inputs[1].description or ""
     assert "`colour`, a category by its id: 0 unknown, 1 blue, 2 green, 3 red" in described
     module = torch.jit.load(str(version.path))
@@ -301,6 +302,17 @@ def test_balanced_weights_make_classes_count_alike() -> None:
     scores = output[:, 1:]
     means = [loss(scores[target == k], target[target == k], binary).item() for k in (0, 1)]
     assert loss(scores, target, binary, weights).item() == pytest.approx(sum(means) / 2)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss"), [("classification", "mse"), ("classification", "l1"), ("regression", "cross_entropy")]
+)
+def test_loss_that_is_for_another_task_is_refused_before_training(make_model: MakeModel, task: str, loss: str) -> None:
+    folder = make_model("x", TYPED + f'task = "{task}"\n[loss]\nname = "{loss}"\n', NET)
+    (folder / "a.csv").write_text(rows())
+    with pytest.raises(RecipeError, match=rf"^data\.task is {task}, loss\.name {loss} is for (numbers|classes)$"):
+        train(folder, say=lambda text: None)
+    assert not (folder / "runs").exists()
 
 
 def test_class_of_weight_0_is_not_learnt(make_model: MakeModel) -> None:
