@@ -57,6 +57,8 @@ def command(
         if as_json:
             raise UsageError("a table is CSV, `--json` cannot be", hint="`rust-host run` writes .jsonl")
         source = Path(inputs[0] if Path(inputs[0]).exists() else inputs[0].rpartition("=")[2])
+        if str(source) != inputs[0] and not source.is_dir():
+            raise UsageError("a table fills inputs by the names of its columns", hint=f"`{source}` without its name")
         delimiter = "," if output is None else delimiter_of(Path(output))
         predictor = open_predictor(file, device)
         mapped = (map_pictures if source.is_dir() else map_csv)(predictor, source, top_k)

@@ -191,6 +191,9 @@ def test_what_cannot_be_run_is_said(make_model: MakeModel, call: Run) -> None:
         ('{"image": [[[[1]]]], "gain": [true]}',): "error: input `gain` has true, expected FP32",
         ("image=[[[[1]]]]", "gain=[1]"): "error: input `image` has shape [1, 1, 1, 1], model `eye` expects [batch, 3,",
         ("image=[1]", "-o", "x.csv"): "error: `--output` is for a table",
+        ("gain=rows.csv",): "error: a table fills inputs by the names of its columns",
+        ("rows.csv",): "error: `rows.csv`: no such file or folder",
+        ("rows.csv", "-o", "x.jsonl"): "error: `x.jsonl` is no .csv and no .tsv",
     }.items():
         result = call("predict", "eye", *words)
         assert result.returncode == 2 and result.stderr.startswith(said), (words, result.stderr)
