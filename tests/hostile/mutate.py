@@ -296,9 +296,7 @@ def run(numbers: range, seed: int, seconds: float, keep: Path | None = None, wor
     originals = bases()
     deadline = time.monotonic() + seconds
     bad: list[str] = []
-    left = iter(
-        numbers
-    )  # taken one by one: a million waiting calls would fill the memory that a child's peak begins at
+    left = iter(numbers)  # taken one by one: a million waiting calls would fill the memory that a child's peak begins at
 
     def work(_: int) -> int:
         done = 0
