@@ -60,7 +60,7 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> dict[str, Any]:
 
     Returns:
         At least `model` (state_dict), `recipe` (plain values), `sources`, `epoch` and `iteration` (completed ones),
-        `metrics` (of the validation after that epoch).
+        `metrics` (of the validation after that epoch); `learnt` (see learnt.py) since there is such.
 
     Raises:
         NotFoundError: there is no such file.

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from py_authoring.errors import DataError
+from py_authoring.errors import AuthoringError, DataError
+from py_authoring.learnt import Learnt
 from py_authoring.recipe import ResolvedRecipe
+from py_authoring.recipe_sections import ImageSection
 
 Sample = tuple[dict[str, Tensor], Tensor]
 
@@ -28,6 +30,15 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A dataset that knows a digest of all its samples, and need not be read once more for it."""
+
+    def samples_sha256(self) -> bytes:
+        """The digest."""
+        ...
 
 
 class ArrayDataset(Dataset[Sample]):
@@ -75,6 +86,9 @@ class Splits:
         train, validation, test: map-style datasets of samples; validation and test may be empty.
         name: for the contract and the model card.
         labels: what each class is called, where the data says so.
+        learnt: what the training samples taught; None for datasets of a user's own.
+        descriptions: input → what a host must give, where its datatype does not say it all.
+        image: how a picture file becomes an input, where the samples are picture files.
     """
 
     train: Samples
@@ -82,6 +96,9 @@ class Splits:
     test: Samples
     name: str
     labels: list[str] | None = None
+    learnt: Learnt | None = None
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    image: ImageSection | None = None
 
     def sha256(self) -> str:
         """Of every sample of all three splits, in order; of a dataset of a user's own, of at most 256 samples each."""
@@ -95,8 +112,12 @@ class Splits:
         return digest.hexdigest()
 
 
-def load_splits(resolved: ResolvedRecipe) -> Splits:
+def load_splits(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Splits:
     """Loads the data of a recipe and splits it; the same recipe gives the same split everywhere.
+
+    Args:
+        resolved: the recipe.
+        learnt: what a checkpoint holds of it: nothing is learnt anew; classes and categories keep their numbers.
 
     Raises:
         NotFoundError: a file is not there.
@@ -116,25 +137,10 @@ def load_splits(resolved: ResolvedRecipe) -> Splits:
             f'model `{resolved.name}` has no data: data.kind is "none"',
             hint=f"`py-authoring export {resolved.name}` exports it with its initial weights",
         )
-    splits = data_sources.load(resolved)
+    splits = data_sources.load(resolved, learnt)
     if len(splits.train) == 0:
         raise DataError(f"the data of model `{resolved.name}` leaves no sample to train on")
     return splits
-
-
-def split(
-    dataset: ArrayDataset, validation: float, test: float, seed: int
-) -> tuple[ArrayDataset, ArrayDataset, ArrayDataset]:
-    """Divides samples at random into train, validation and test; shares are of all samples, rounded down."""
-    count = len(dataset)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    for_validation, for_test = int(count * validation), int(count * test)
-    for_train = count - for_validation - for_test
-    return (
-        dataset.subset(order[:for_train]),
-        dataset.subset(order[for_train : for_train + for_validation]),
-        dataset.subset(order[for_train + for_validation :]),
-    )
 
 
 def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
@@ -157,8 +163,38 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
 def batches(dataset: Samples, batch_size: int) -> DataLoader[Sample]:
     """All samples in order, for evaluating; takes nothing from torch's global generator."""
     return DataLoader(
-        cast(Dataset[Sample], dataset), batch_size=batch_size, collate_fn=collate(dataset), generator=torch.Generator()
+        _Reading(dataset), batch_size=batch_size, collate_fn=collate(dataset), generator=torch.Generator()
     )
+
+
+def read_sample(dataset: Samples, index: int) -> Sample:
+    """One sample of any dataset.
+
+    Raises:
+        DataError: the dataset raised; with the sample's number and the exception's type and text.
+    """
+    try:
+        return dataset[index]
+    except AuthoringError:
+        raise
+    except Exception as error:  # a dataset of the user's own can raise anything
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise DataError(
+            f"sample {index} cannot be read: {type(error).__name__}: {reason}", hint="`--debug` shows where"
+        ) from error
+
+
+class _Reading(Dataset[Sample]):
+    """A dataset whose exceptions name the sample."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return read_sample(self.samples, index)
 
 
 class TrainingBatches:
@@ -169,13 +205,17 @@ class TrainingBatches:
         batch_size: samples in a batch; the last of an epoch may be smaller.
         seed: with the epoch's number it gives the order.
         iterations_done: called when an epoch's batches are asked for: how many iterations lie behind.
+        workers: processes that read ahead; 0: none.
     """
 
-    def __init__(self, dataset: Samples, batch_size: int, seed: int, iterations_done: Callable[[], int]) -> None:
+    def __init__(
+        self, dataset: Samples, batch_size: int, seed: int, iterations_done: Callable[[], int], workers: int = 0
+    ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.iterations_done = iterations_done
+        self.workers = workers
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -190,10 +230,14 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Sample]:
         epoch, skip = divmod(self.iterations_done(), len(self))
+        if self.workers:
+            from py_authoring.data_workers import read_ahead
+
+            return read_ahead(self.dataset, self.order(epoch)[skip:], self.seed, epoch, self.workers)
         # A DataLoader draws a seed when it starts; from a generator of its own, or a resumed run would draw once more.
         return iter(
             DataLoader(
-                cast(Dataset[Sample], self.dataset),
+                _Reading(self.dataset),
                 batch_sampler=self.order(epoch)[skip:],
                 collate_fn=collate(self.dataset),
                 generator=torch.Generator(),
@@ -210,9 +254,12 @@ def _columns(dataset: Samples) -> Iterator[tuple[str, Any]]:
         yield from dataset.inputs.items()
         yield "target", dataset.target
         return
+    if isinstance(dataset, Fingerprinted):
+        yield "files", torch.frombuffer(bytearray(dataset.samples_sha256()), dtype=torch.uint8)
+        return
     step = max(1, len(dataset) // 256)  # reading all of a large one would take as long as an epoch
     yield "length", torch.tensor([len(dataset)])
     for index in range(0, len(dataset), step):
-        inputs, target = dataset[index]
+        inputs, target = read_sample(dataset, index)
         yield from inputs.items()
         yield "target", torch.as_tensor(target)

@@ -1,16 +1,16 @@
-"""One loader for each `data.kind`: digits, IDX folder, CSV, NPZ, a function in model.py.
+"""One loader for each `data.kind`; those of digits, IDX, NPZ and of a function in model.py are here.
 
 In: the recipe's data section. Out: `Splits`. Every message names the file, and the line or array in it.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from py_authoring import model_file
-from py_authoring.data import ArrayDataset, Splits, split
+from py_authoring import folder_data, model_file, table_data, text_data
+from py_authoring.data import ArrayDataset, Splits
 from py_authoring.errors import DataError, NotFoundError
+from py_authoring.learnt import Learnt, Scale
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_problems import suggest
-from py_authoring.recipe_sections import CsvData, DigitsData, FunctionData, IdxData, NoData, NpzData
+from py_authoring.recipe_sections import (
+    CsvData,
+    DigitsData,
+    FolderData,
+    FunctionData,
+    HfData,
+    IdxData,
+    NoData,
+    NpzData,
+    ParquetData,
+    SplitSection,
+    TextData,
+)
+from py_authoring.splitting import count_classes_in, split_indices
 
 # The files of MNIST, under the names that its mirrors give them.
 _IDX_NAMES = {
@@ -34,20 +48,27 @@ _IDX_NAMES = {
 }
 
 
-def load(resolved: ResolvedRecipe) -> Splits:
+def load(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Splits:
     """Loads what `resolved.recipe.data` names; see `py_authoring.data.load_splits`."""
-    section = resolved.recipe.data
+    section, task = resolved.recipe.data, resolved.recipe.task
     match section:
         case DigitsData():
-            return _load_digits(section)
+            return _with_learnt(_load_digits(section), learnt, task)
+        case FolderData():
+            return folder_data.load_folder(section, learnt)
         case IdxData():
-            return _load_idx(section)
-        case CsvData():
-            return _load_csv(section)
+            loaded = _load_idx(section)
+            if learnt is None and task == "classification":
+                _check_classes(loaded, f"`{section.path}`")
+            return _with_learnt(loaded, learnt, task)
+        case CsvData() | ParquetData() | HfData():
+            return table_data.load_table(section, learnt)
+        case TextData():
+            return text_data.load_text(section, learnt)
         case NpzData():
-            return _load_npz(section)
+            return _with_learnt(_load_npz(section), learnt, task)
         case FunctionData():
-            return _load_function(section, resolved)
+            return _with_learnt(_load_function(section, resolved), learnt, task)
         case NoData():
             raise DataError(f'model `{resolved.name}` has no data: data.kind is "none"')
 
@@ -86,7 +107,7 @@ def _load_digits(section: DigitsData) -> Splits:
     images = torch.nn.functional.interpolate(images, size=(section.size, section.size), mode="bilinear")
     target = torch.from_numpy(bunch.target).to(torch.int64)
     dataset = ArrayDataset({section.input: images.clamp(0, 1)}, target)
-    parts = split(dataset, section.validation, section.test, section.split_seed)
+    parts = _split(dataset, section)
     return Splits(*parts, name="digits", labels=[str(digit) for digit in range(10)])
 
 
@@ -101,12 +122,11 @@ def _load_idx(section: IdxData) -> Splits:
             f"{_IDX_NAMES['train labels'][0]}, gzipped or not"
         )
     test = _idx_pair(folder, "test", section.input)
-    share = 0.0 if test is not None else section.test
-    parts = split(train, section.validation, share, section.split_seed)
+    shares = section.model_copy(update={"test": 0.0}) if test is not None else section
+    parts = _split(train, shares)
     classes = int(max(part.target.max() for part in (train, test) if part is not None and len(part))) + 1
-    return Splits(
-        parts[0], parts[1], test if test is not None else parts[2], folder.name, [str(i) for i in range(classes)]
-    )
+    labels = [str(number) for number in range(classes)]
+    return Splits(parts[0], parts[1], test if test is not None else parts[2], folder.name, labels)
 
 
 def _idx_pair(folder: Path, which: str, name: str) -> ArrayDataset | None:
@@ -129,60 +149,6 @@ def _idx_pair(folder: Path, which: str, name: str) -> ArrayDataset | None:
     return ArrayDataset({name: images[:, None]}, labels.to(torch.int64))
 
 
-def _load_csv(section: CsvData) -> Splits:
-    path = Path(section.path)
-    header, rows = _read_csv(path, section.delimiter)
-    for column in [section.target, *(section.features or [])]:
-        if column not in header:
-            raise DataError(f"`{path}` has no column `{column}`{suggest(column, header)}; it has {', '.join(header)}")
-    features = section.features or [column for column in header if column != section.target]
-    at = [header.index(column) for column in features]
-    values = torch.tensor([[_number(path, line, header[i], row[i]) for i in at] for line, row in rows])
-    place = header.index(section.target)
-    if section.task == "regression":
-        numbers = [[_number(path, line, section.target, row[place])] for line, row in rows]
-        target, labels = torch.tensor(numbers, dtype=torch.float32), None
-    else:
-        texts = [row[place] for _, row in rows]
-        labels = sorted(set(texts), key=_label_order)
-        number = {label: index for index, label in enumerate(labels)}
-        target = torch.tensor([number[text] for text in texts])
-    parts = split(ArrayDataset({section.input: values}, target), section.validation, section.test, section.split_seed)
-    return Splits(*parts, name=path.name, labels=labels)
-
-
-def _read_csv(path: Path, delimiter: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
-            header = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
-    except FileNotFoundError as error:
-        raise NotFoundError(f"data.path `{path}` is not there") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"`{path}` cannot be read: {model_file.first_line(error)}") from error
-    if not rows:
-        raise DataError(f"`{path}` has no rows below its header")
-    for line, row in rows:
-        if len(row) != len(header):
-            raise DataError(f"{path}:{line}: {len(row)} fields, the header has {len(header)}")
-    return header, rows
-
-
-def _number(path: Path, line: int, column: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise DataError(f"{path}:{line}: column `{column}` is {text!r}, expected a number") from error
-
-
-def _label_order(label: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(label), label
-    except ValueError:
-        return 1, 0.0, label
-
-
 def _load_npz(section: NpzData) -> Splits:
     path = Path(section.path)
     try:
@@ -199,7 +165,7 @@ def _load_npz(section: NpzData) -> Splits:
     tensors = {name: _tensor(arrays[name], f"array `{name}` of `{path}`") for name in [*names, section.target]}
     target = tensors.pop(section.target)
     dataset = _dataset(tensors, target, f"`{path}`")
-    return Splits(*split(dataset, section.validation, section.test, section.split_seed), name=path.name)
+    return Splits(*_split(dataset, section), name=path.name)
 
 
 def _load_function(section: FunctionData, resolved: ResolvedRecipe) -> Splits:
@@ -213,7 +179,7 @@ def _load_function(section: FunctionData, resolved: ResolvedRecipe) -> Splits:
     what = f"`{section.function}` of `{file}`"
     if isinstance(returned, tuple) and len(returned) == 2:
         dataset = _from_pair(returned, what)
-        parts = split(dataset, section.validation, section.test, section.split_seed)
+        parts = _split(dataset, section)
     elif isinstance(returned, tuple) and len(returned) == 3:
         train, validation, test = (_from_pair(part, what) for part in returned)
         parts = (train, validation, test)
@@ -222,6 +188,57 @@ def _load_function(section: FunctionData, resolved: ResolvedRecipe) -> Splits:
             f"{what} must return (inputs, target), or three such pairs; it returned {type(returned).__name__}"
         )
     return Splits(*parts, name=f"{resolved.name}:{section.function}")
+
+
+def _split(dataset: ArrayDataset, section: SplitSection) -> tuple[ArrayDataset, ArrayDataset, ArrayDataset]:
+    def content(index: int) -> bytes:
+        inputs, target = dataset[index]
+        return b"\0".join(part.contiguous().numpy().tobytes() for part in (*inputs.values(), torch.as_tensor(target)))
+
+    train, validation, test = split_indices(len(dataset), section, content)
+    return dataset.subset(train), dataset.subset(validation), dataset.subset(test)
+
+
+def _check_classes(splits: Splits, what: str) -> None:
+    parts = [part.target for part in (splits.train, splits.validation, splits.test) if isinstance(part, ArrayDataset)]
+    target = torch.cat(parts)
+    if target.dtype == torch.int64 and target.dim() == 1 and len(target) and int(target.min()) >= 0:
+        labels = splits.labels or [str(number) for number in range(int(target.max()) + 1)]
+        count_classes_in(target, torch.arange(len(parts[0])), labels, what)
+
+
+def _with_learnt(splits: Splits, learnt: Learnt | None, task: str) -> Splits:
+    """What arrays taught: the scale of each channel or column of a floating input, of the target, the class counts."""
+    dataset = splits.train
+    if learnt is not None:
+        return replace(splits, learnt=learnt, labels=learnt.labels or splits.labels)
+    if not isinstance(dataset, ArrayDataset) or not len(dataset):
+        return splits
+    numbers: dict[str, Scale] = {}
+    channels: list[Scale] = []
+    for name, values in dataset.inputs.items():
+        if not isinstance(values, Tensor) or not (values.is_floating_point() or values.dtype == torch.uint8):
+            continue
+        if values.dim() == 4:
+            channels = [_scale(values[:, channel]) for channel in range(values.shape[1])]
+        elif values.dim() == 2:
+            numbers |= {f"{name}.{column}": _scale(values[:, column]) for column in range(values.shape[1])}
+    target, counts, scale = dataset.target, None, None
+    if task == "regression" and not target.is_complex():
+        scale = table_data.scale_of(target.reshape(-1))
+    elif target.dtype == torch.int64 and target.dim() == 1 and int(target.min()) >= 0:
+        counts = torch.bincount(target, minlength=len(splits.labels or [])).tolist()
+    return replace(splits, learnt=Learnt(splits.labels, counts, numbers, {}, scale, channels))
+
+
+def _scale(values: Tensor) -> Scale:
+    if values.dtype != torch.uint8:
+        return table_data.scale_of(values.reshape(-1))
+    counts = torch.bincount(values.reshape(-1).to(torch.int32), minlength=256).to(torch.float64)
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    mean = float((counts * levels).sum() / counts.sum())
+    deviation = float((counts * (levels - mean) ** 2).sum() / counts.sum()) ** 0.5
+    return Scale(mean, deviation if deviation > 0 else 1.0)
 
 
 def _from_pair(pair: Any, what: str) -> Any:

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from py_authoring import objective
 from py_authoring.data import Sample, Samples, batches
-from py_authoring.errors import DataError, TrainingError
+from py_authoring.data_workers import name_the_dead
+from py_authoring.errors import AuthoringError, DataError, TrainingError
 from py_authoring.model_file import MODEL_FILE, first_line, where
 from py_authoring.recipe import ResolvedRecipe
 
@@ -171,6 +172,8 @@ def run_evaluator(evaluator: Engine, dataset: Samples, resolved: ResolvedRecipe)
     """
     try:
         state = evaluator.run(batches(dataset, resolved.recipe.training.batch_size))
+    except AuthoringError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise failed(error, resolved, "evaluating") from error
     metrics = {"loss": float(state.metrics["loss"])}
@@ -200,6 +203,8 @@ def count_classes(
     try:
         with torch.no_grad():
             output = objective.pick_output(model(**inputs), resolved.recipe.loss)
+    except AuthoringError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise failed(error, resolved, "trying the model on one sample") from error
     finally:
@@ -215,6 +220,9 @@ def to_device(batch: Sample, device: torch.device | str) -> Sample:
 
 def failed(error: Exception, resolved: ResolvedRecipe, doing: str) -> TrainingError:
     """What a user's model raised, as one sentence with the line of model.py where it passed through."""
+    died = name_the_dead(error)  # torch tells of a worker in whatever line the training is at
+    if died is not None:
+        return died
     file = resolved.directory / MODEL_FILE
     text = f"{where(error, file)}: while {doing}: {type(error).__name__}: {first_line(error)}"
     return TrainingError(text, hint="`--debug` shows the whole traceback")

@@ -20,16 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from py_authoring.errors import ModelFileError, NotFoundError
+from py_authoring.learnt import Learnt
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_problems import suggest
 
 MODEL_FILE = "model.py"
 
 
-def build_model(resolved: ResolvedRecipe) -> nn.Module:
+def build_model(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> nn.Module:
     """Makes the model that a recipe names, in training mode, on the CPU, with fresh weights.
 
     The weights come from torch's global generator: seeding it is the caller's business.
+
+    Args:
+        resolved: the recipe.
+        learnt: what the training samples taught, for a class with an argument of that name; None reads the data for it.
 
     Raises:
         NotFoundError: the folder has no model.py.
@@ -53,14 +58,30 @@ def build_model(resolved: ResolvedRecipe) -> nn.Module:
         )
     if section.class_name not in classes:
         raise ModelFileError(f"`{section.class_name}` in `{file}` is no class derived from torch.nn.Module")
+    arguments = dict(section.arguments)
+    if "learnt" in inspect.signature(model_class).parameters and "learnt" not in arguments:
+        arguments["learnt"] = _learnt(resolved, file) if learnt is None else learnt
     try:
-        inspect.signature(model_class).bind(**section.arguments)
+        inspect.signature(model_class).bind(**arguments)
     except TypeError as error:
         raise ModelFileError(
             f"`{file}`: {section.class_name}{inspect.signature(model_class)} does not fit model.arguments: {error}",
             hint=f"model.arguments stands in {resolved.directory / 'recipe.toml'}",
         ) from error
-    return call(model_class, file, **section.arguments)  # type: ignore[no-any-return]
+    return call(model_class, file, **arguments)  # type: ignore[no-any-return]
+
+
+def _learnt(resolved: ResolvedRecipe, file: Path) -> Learnt:
+    from py_authoring.data import load_splits
+
+    learnt = load_splits(resolved).learnt
+    if learnt is None:
+        raise ModelFileError(
+            f"`{file}`: {resolved.recipe.model.class_name} takes `learnt`, and nothing can be learnt from datasets of "
+            "one's own",
+            hint="let the function return arrays, or give the class its numbers by model.arguments",
+        )
+    return learnt
 
 
 def forward_arguments(model: nn.Module) -> list[str]:

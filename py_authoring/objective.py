@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from py_authoring.errors import ModelFileError
+from py_authoring.errors import DataError, ModelFileError, RecipeError
+from py_authoring.learnt import balanced_weights
 from py_authoring.recipe_sections import LossSection
 
 
@@ -37,13 +38,15 @@ def pick_output(returned: Any, section: LossSection) -> Tensor:
     return picked
 
 
-def loss(output: Tensor, target: Tensor, section: LossSection) -> Tensor:
+def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor | None = None) -> Tensor:
     """The mean loss of a batch.
 
     Args:
         output: what `pick_output` gave.
         target: int64 `[batch]` of class numbers, or numbers of output's shape (a last axis of 1 may be missing).
         section: which loss.
+        weights: of each class, float32 `[classes]`: the mean is then a weighted one, as torch's. Of the losses of
+            numbers none takes any.
 
     Returns:
         A tensor of shape `[]`.
@@ -54,17 +57,50 @@ def loss(output: Tensor, target: Tensor, section: LossSection) -> Tensor:
     """
     match section.name:
         case "nll":
-            return F.nll_loss(output, target)
+            return F.nll_loss(output, target, weights)
         case "cross_entropy":
-            return F.cross_entropy(output, target, label_smoothing=section.label_smoothing)
+            return F.cross_entropy(output, target, weights, label_smoothing=section.label_smoothing)
         case "bce_with_logits":
-            return F.binary_cross_entropy_with_logits(output, _like(target, output))
+            expected = _like(target, output)
+            if weights is None:
+                return F.binary_cross_entropy_with_logits(output, expected)
+            each = weights[0] + (weights[1] - weights[0]) * expected
+            return (each * F.binary_cross_entropy_with_logits(output, expected, reduction="none")).sum() / each.sum()
         case "mse":
             return F.mse_loss(output, _like(target, output))
         case "l1":
             return F.l1_loss(output, _like(target, output))
         case "smooth_l1":
             return F.smooth_l1_loss(output, _like(target, output))
+
+
+def class_weights(section: LossSection, classes: int | None, class_counts: Sequence[int] | None) -> Tensor | None:
+    """The weights that `loss.class_weights` asks for, float32 `[classes]`; None if it asks for none.
+
+    Args:
+        section: the recipe's.
+        classes: how many the model tells apart; None for losses of numbers.
+        class_counts: training samples of each class, where the data tells.
+
+    Raises:
+        DataError: the data tells no counts.
+        RecipeError: the list has another length.
+    """
+    if section.class_weights is None or classes is None:
+        return None
+    if section.class_weights == "balanced":
+        if class_counts is None:
+            raise DataError(
+                'loss.class_weights is "balanced", and the data does not tell how many samples each class has',
+                hint="write one number for each class: loss.class_weights = [1.0, 2.5]",
+            )
+        counts = [*class_counts, *[0] * (classes - len(class_counts))]
+        return torch.tensor(balanced_weights(counts))
+    if len(section.class_weights) != classes:
+        raise RecipeError(
+            f"loss.class_weights has {len(section.class_weights)} numbers, the model tells {classes} classes apart"
+        )
+    return torch.tensor(section.class_weights, dtype=torch.float32)
 
 
 def for_metrics(output: Tensor, target: Tensor, section: LossSection) -> tuple[Tensor, Tensor]:

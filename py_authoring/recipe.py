@@ -297,6 +297,11 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             f"data.validation {data.validation} and data.test {data.test} leave nothing to train on; "
             "expected a sum below 1",
         )
+    if recipe.loss.class_weights is not None and recipe.task != "classification":
+        yield (
+            ("loss", "class_weights"),
+            f"loss.class_weights is for nll, cross_entropy and bce_with_logits, loss.name is {recipe.loss.name}",
+        )
     if recipe.loss.label_smoothing and recipe.loss.name != "cross_entropy":
         yield (
             ("loss", "label_smoothing"),

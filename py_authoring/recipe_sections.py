@@ -25,6 +25,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
+class SizeSection(Section):
+    """Height and width in pixels."""
+
+    height: Count = Field(description="pixels")
+    width: Count = Field(description="pixels")
+
+
 class ModelSection(Section):
     """The class in model.py, and what it is called with."""
 
@@ -32,15 +39,21 @@ class ModelSection(Section):
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
 
 
-class _Split(Section):
+class SplitSection(Section):
+    """How samples are divided."""
+
     validation: Fraction = Field(default=0.1, description="share of the samples that choose the best checkpoint")
     test: Fraction = Field(default=0.2, description="share of the samples that only `evaluate` sees")
     split_seed: Annotated[int, Field(ge=0)] = Field(
         default=0, description="seed of the split; the same seed, the same split"
     )
+    split_by: Literal["seed", "hash"] = Field(
+        default="seed",
+        description="seed draws from all samples together; hash looks at each alone, so that new ones move no other",
+    )
 
 
-class DigitsData(_Split):
+class DigitsData(SplitSection):
     """scikit-learn's bundled 1,797 handwritten digits, enlarged to `size` × `size`, values in [0, 1]."""
 
     kind: Literal["digits"]
@@ -48,7 +61,7 @@ class DigitsData(_Split):
     size: Annotated[int, Field(ge=8, le=512)] = Field(default=28, description="height and width in pixels")
 
 
-class IdxData(_Split):
+class IdxData(SplitSection):
     """A folder with MNIST's IDX files, gzipped or not; its t10k files, if there, are the test split."""
 
     kind: Literal["idx"]
@@ -56,19 +69,79 @@ class IdxData(_Split):
     input: str = Field(default="image", description="the forward argument that takes the pictures")
 
 
-class CsvData(_Split):
-    """A CSV file with a header line."""
+class FolderData(SplitSection):
+    """Pictures in a folder for each class, `path/cat/1.png`; or such folders below `train`, `validation` and `test`."""
 
-    kind: Literal["csv"]
+    kind: Literal["folder"]
+    path: str = Field(min_length=1, description="the folder; relative to the recipe, or to where the command runs")
+    input: str = Field(default="image", description="the forward argument that takes the pictures")
+    color: Literal["L", "RGB"] = Field(default="RGB", description="L is grey")
+    size: SizeSection | None = Field(
+        default=None, description="pictures are resized to it, as a host does; default: all have one size"
+    )
+
+
+class _RowSplit(SplitSection):
+    split_column: str | None = Field(
+        default=None, description="the column that says train, validation or test for each row; then no share counts"
+    )
+    split_key: str | None = Field(
+        default=None, description="for split_by hash: rows with the same value here stay together; default: the row"
+    )
+
+
+class _Columns(_RowSplit):
     path: str = Field(min_length=1, description="the file; relative to the recipe, or to where the command runs")
     target: str = Field(min_length=1, description="the column to predict")
     features: list[str] | None = Field(default=None, description="the columns to predict from; default: all others")
-    input: str = Field(default="features", description="the forward argument that takes the features")
+    categories: list[str] = Field(
+        default=[], description="those of them that hold categories, whole numbers or words; the others hold numbers"
+    )
+    input: str = Field(default="features", description="the forward argument that takes the numbers")
+    category_input: str = Field(default="categories", description="the forward argument that takes the categories")
+    separate: bool = Field(
+        default=False, description="each column is a forward argument of its own, under the column's name"
+    )
+    task: Literal["classification", "regression"] = Field(default="classification", description="what the target is")
+
+
+class CsvData(_Columns):
+    """A CSV file with a header line."""
+
+    kind: Literal["csv"]
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(default=",", description="one character")
+
+
+class ParquetData(_Columns):
+    """A Parquet file; needs the extra `tables` (pyarrow)."""
+
+    kind: Literal["parquet"]
+
+
+class HfData(_Columns):
+    """A folder that the `datasets` library saved with `save_to_disk`; needs the extra `hf`.
+
+    Its splits train, validation and test are taken as they are; what is lacking of them is split from train.
+    """
+
+    kind: Literal["hf"]
+
+
+class TextData(_RowSplit):
+    """A CSV file with a column of text and one of classes; the words of the training texts become ids from 2 on."""
+
+    kind: Literal["text"]
+    path: str = Field(min_length=1, description="the file; relative to the recipe, or to where the command runs")
+    text: str = Field(default="text", min_length=1, description="the column of the text")
+    target: str = Field(min_length=1, description="the column to predict")
+    input: str = Field(default="tokens", description="the forward argument that takes the ids, padded with 0")
+    vocabulary: Count = Field(default=20000, description="words that get an id: the most frequent; 1 is any other")
+    max_length: Count = Field(default=256, description="words of a text that are read")
     task: Literal["classification", "regression"] = Field(default="classification", description="what the target is")
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(default=",", description="one character")
 
 
-class NpzData(_Split):
+class NpzData(SplitSection):
     """A .npz file of arrays with one row a sample; their names are forward's arguments, and `target`."""
 
     kind: Literal["npz"]
@@ -77,7 +150,7 @@ class NpzData(_Split):
     inputs: list[str] | None = Field(default=None, description="the arrays to predict from; default: all others")
 
 
-class FunctionData(_Split):
+class FunctionData(SplitSection):
     """A function in model.py that returns (inputs by name, target), or three such pairs: train, validation, test."""
 
     kind: Literal["function"]
@@ -92,7 +165,7 @@ class NoData(Section):
 
 
 DataSection = Annotated[
-    DigitsData | IdxData | CsvData | NpzData | FunctionData | NoData,
+    DigitsData | FolderData | IdxData | CsvData | ParquetData | HfData | TextData | NpzData | FunctionData | NoData,
     Field(discriminator="kind"),
 ]
 
@@ -115,6 +188,9 @@ class TrainingSection(Section):
     clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
     checkpoint_every: Count | None = Field(
         default=None, description="iterations between checkpoints; default: every minute"
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=0, description="processes that read samples ahead; 0: this one reads them"
     )
 
 
@@ -219,13 +295,10 @@ class LossSection(Section):
         default=0, description="which of the model's outputs, by place or key, if it returns several"
     )
     label_smoothing: Fraction = Field(default=0.0, description="only for cross_entropy")
-
-
-class SizeSection(Section):
-    """Height and width in pixels."""
-
-    height: Count = Field(description="pixels")
-    width: Count = Field(description="pixels")
+    class_weights: Literal["balanced"] | list[NotNegative] | None = Field(
+        default=None,
+        description="balanced, or one for each class, in training; for nll, cross_entropy and bce_with_logits",
+    )
 
 
 class ImageSection(Section):
@@ -318,8 +391,12 @@ TAGS: dict[str, tuple[str, str | None]] = {
 VARIANTS: dict[str, dict[str, type[Section]]] = {
     "data": {
         "digits": DigitsData,
+        "folder": FolderData,
         "idx": IdxData,
         "csv": CsvData,
+        "parquet": ParquetData,
+        "hf": HfData,
+        "text": TextData,
         "npz": NpzData,
         "function": FunctionData,
         "none": NoData,

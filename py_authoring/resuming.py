@@ -17,7 +17,7 @@ from py_authoring.recipe import ResolvedRecipe, flatten
 from py_authoring.recipe_toml import format_value
 
 #: Keys that do not change what the iterations done so far would have computed.
-MAY_CHANGE = ("training.epochs", "training.device", "training.checkpoint_every", "export.")
+MAY_CHANGE = ("training.epochs", "training.device", "training.checkpoint_every", "training.workers", "export.")
 
 
 def seed_everything(seed: int) -> None:
@@ -79,7 +79,10 @@ def compare_recipes(old: ResolvedRecipe, new: ResolvedRecipe) -> list[str]:
         line = f"{key} was {_show(before.get(key))}, is now {_show(after.get(key))} ({source})"
         (allowed if key.startswith(MAY_CHANGE) else refused).append(line)
     if refused:
-        hint = "without `--resume` a new run starts; training.epochs, training.device and export.* may change"
+        hint = (
+            "without `--resume` a new run starts; "
+            "training.epochs, training.device, training.workers and export.* may change"
+        )
         if len(refused) == 1:
             raise ResumeError(f"cannot resume with another recipe: {refused[0]}", hint=hint)
         raise ResumeError("cannot resume with another recipe", hint=hint, problems=refused)

@@ -12,6 +12,7 @@ from py_authoring import resuming
 from py_authoring.data import load_splits
 from py_authoring.device import choose_device
 from py_authoring.evaluation import Evaluation, evaluate
+from py_authoring.learnt import learnt_of
 from py_authoring.model_file import build_model
 from py_authoring.recipe import find_model, override_recipe
 from py_authoring.run_folder import write_metrics
@@ -57,11 +58,12 @@ def evaluate_run(
     saved = checkpoints.load_checkpoint(file)
     flags = {"--device": device}
     resolved = override_recipe(checkpoints.recipe_of(saved, directory), overrides=overrides, flags=flags)
-    splits = load_splits(resolved)
+    learnt = learnt_of(saved)
+    splits = load_splits(resolved, learnt)
     chosen = split or ("test" if len(splits.test) else "validation" if len(splits.validation) else "train")
     where = choose_device(resolved.recipe.training.device)
     resuming.seed_everything(resolved.recipe.training.seed)
-    built = build_model(resolved)
+    built = build_model(resolved, learnt)
     checkpoints.load_weights_into(built, saved, file)
     evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels)
     folder = file.parent.parent

@@ -15,9 +15,10 @@ from ignite.handlers import Checkpoint
 from py_authoring import checkpoint, objective, resuming
 from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
-from py_authoring.errors import AuthoringError, ResumeError, TrainingError
+from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
 from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
 from py_authoring.handlers import RunningLoss, Say
+from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
 from py_authoring.optimization import build_optimizer, build_scheduler
 from py_authoring.recipe import ResolvedRecipe
@@ -137,6 +138,7 @@ class Session:
             "iteration": self.trainer.state.iteration,
             "metrics": {key: value for key, value in row.items() if key not in ("epoch", "iteration", "seconds")},
             "data_sha256": self.data_sha256,
+            "learnt": None if self.splits.learnt is None else self.splits.learnt.to_dict(),
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
         }
@@ -153,14 +155,21 @@ class Saved:
         return self._value()
 
 
-def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
+def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learnt | None = None) -> Session:
     """Loads the data, seeds, and builds model, optimizer, trainer and evaluator; writes nothing.
+
+    Args:
+        resolved: the recipe.
+        folder: the run's.
+        say: takes each line for a person.
+        learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
 
     Raises:
         NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
     """
     recipe = resolved.recipe
-    splits = load_splits(resolved)
+    _check_task(resolved)
+    splits = load_splits(resolved, learnt)
     device = choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
         torch.backends.cudnn.benchmark = False
@@ -168,11 +177,13 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
     resuming.seed_everything(0)  # a dataset of the user's own may draw, and must give the same fingerprint each time
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
-    model = build_model(resolved).to(device)
+    model = build_model(resolved, splits.learnt).to(device)
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
-    trainer = _build_trainer(model, optimizer, resolved, device)
+    counts = splits.learnt.class_counts if splits.learnt is not None else None
+    weights = objective.class_weights(recipe.loss, classes, counts)
+    trainer = _build_trainer(model, optimizer, resolved, device, weights)
     return Session(
         resolved=resolved,
         folder=folder,
@@ -184,24 +195,44 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say) -> Session:
         trainer=trainer,
         evaluator=build_evaluator(model, resolved, device, classes) if validates else None,
         batches=TrainingBatches(
-            splits.train, recipe.training.batch_size, recipe.training.seed, lambda: trainer.state.iteration
+            splits.train,
+            recipe.training.batch_size,
+            recipe.training.seed,
+            lambda: trainer.state.iteration,
+            recipe.training.workers,
         ),
         say=say,
         data_sha256=data_sha256,
     )
 
 
+# A number to predict that is read as a class would be learnt as the place of its text in a list, without a word.
+def _check_task(resolved: ResolvedRecipe) -> None:
+    task, loss = getattr(resolved.recipe.data, "task", None), resolved.recipe.loss.name
+    if task == "regression" and loss in ("nll", "cross_entropy"):
+        raise RecipeError(f"data.task is regression, loss.name {loss} is for classes", hint='as loss.name = "mse"')
+    if task == "classification" and resolved.recipe.task == "regression":
+        raise RecipeError(
+            f"data.task is classification, loss.name {loss} is for numbers", hint='data.task = "regression"'
+        )
+
+
 def _build_trainer(
-    model: torch.nn.Module, optimizer: torch.optim.Optimizer, resolved: ResolvedRecipe, device: torch.device
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    resolved: ResolvedRecipe,
+    device: torch.device,
+    class_weights: torch.Tensor | None = None,
 ) -> Engine:
     section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
+    weights = class_weights.to(device) if class_weights is not None else None
 
     def train_step(engine: Engine, batch: Sample) -> float:
         model.train()
         optimizer.zero_grad()
         try:
             inputs, target = to_device(batch, device)
-            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section)
+            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
             loss.backward()  # type: ignore[no-untyped-call]
         except AuthoringError:
             raise

@@ -21,9 +21,11 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping, TerminateOnNan
 
 from py_authoring import atomic, checkpoint, resuming
-from py_authoring.errors import InterruptedRunError
+from py_authoring.data_workers import name_the_dead
+from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, StopSignal
+from py_authoring.learnt import learnt_of
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -90,7 +92,7 @@ def train(
             remembered = resuming.remembered_values(saved)
             resolved = load_recipe(model, overrides=overrides, flags=flags, remembered=remembered)
             changes = resuming.compare_recipes(checkpoint.recipe_of(saved, directory), resolved)
-            session = open_session(resolved, folder, say)
+            session = open_session(resolved, folder, say, learnt_of(saved))
             for change in changes:
                 say(f"changed: {change}")
             _run(session, stop, saved)
@@ -227,7 +229,13 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
     if session.epochs_done >= training.epochs or _stopped_early(stateful, training.patience):
         return
     stop.deferred = True
-    session.trainer.run(session.batches, max_epochs=training.epochs, epoch_length=len(session.batches))
+    try:
+        session.trainer.run(session.batches, max_epochs=training.epochs, epoch_length=len(session.batches))
+    except RuntimeError as error:
+        died = None if isinstance(error, AuthoringError) else name_the_dead(error)
+        if died is None:
+            raise
+        raise died from error
     stop.deferred = False
     if stop.received is not None:
         name = checkpoint.command_name(session.resolved.directory)

@@ -120,7 +120,7 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     contract, examples = _examples(archive)
     # the best that there is for a file that only the CPU runs is the CPU
     where = choose_device("cpu" if device == "auto" and archive.platform != TORCHSCRIPT else device)
-    call = _open(archive, contract, where)
+    call = open_model(archive, contract, where)
     seen: dict[str, list[Difference]] = {part.name: [] for part in contract.outputs}
     for number, example in enumerate(examples):
         if contract.image is not None:
@@ -141,10 +141,16 @@ def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     return Verification(archive.path, contract.name, str(where), len(examples), results, time.perf_counter() - started)
 
 
-# Inputs by name → outputs by name.
-def _open(
+def open_model(
     archive: Archive, contract: Contract, where: torch.device
 ) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """A model file of any kind as a function: inputs by name → outputs by name.
+
+    Raises:
+        RefusedError: a compiled package that is not trusted, or for another processor.
+        DeviceError: it runs on the CPU only.
+        InvalidModelError, InvalidFileContractError: it cannot be opened.
+    """
     names = [part.name for part in contract.inputs]
     if archive.platform == TORCHSCRIPT:
         module = archive.load(where)

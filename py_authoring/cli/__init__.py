@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("py_authoring.cli.train", "Train a model by its recipe, or go on with its latest run."),
     "evaluate": ("py_authoring.cli.evaluate", "Measure a checkpoint: all metrics, per class, confusion matrix."),
     "export": ("py_authoring.cli.export", "Checkpoint → TorchScript, machine code or ONNX with a contract, checked."),
+    "predict": ("py_authoring.cli.predict", "Run an exported model on pictures, arrays or the rows of a CSV."),
     "inspect": ("py_authoring.cli.inspect", "Show what a model.pt, model.pt2 or model.onnx holds, anyone's."),
     "verify": ("py_authoring.cli.verify", "Replay the golden examples of a model.pt, model.pt2 or model.onnx."),
     "recipe": ("py_authoring.cli.recipe", "Show a recipe's values and where each one came from."),

@@ -42,6 +42,7 @@ from py_authoring.export.script import find_device_suspicions, script
 from py_authoring.export.sibling import find_sibling
 from py_authoring.export.trace import trace
 from py_authoring.export.weights import Weights, load_weights
+from py_authoring.learnt import learnt_of
 from py_authoring.model_file import MODEL_FILE, example_inputs
 from py_authoring.platforms import COMPILED, MODEL_FILES, PLATFORMS, TORCHSCRIPT
 from py_authoring.recipe import ResolvedRecipe, load_recipe
@@ -176,7 +177,7 @@ def export(
     )
     resolved = weights.resolved
     say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
-    splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved)
+    splits = None if resolved.recipe.data.kind == "none" else load_splits(resolved, learnt_of(weights.saved))
     exported = build(weights, splits, command, debug)
     path = _write(weights, exported)
     return Version(
@@ -368,7 +369,8 @@ def _contract(
     # a recording or graph knows no defaults, nor does what stands around a bfloat16 model: there every input is needed
     plain = section.method == "script" and section.precision != "bf16"
     optional = _with_default(weights.model) if plain else []
-    inputs = signature.describe_inputs(sampler, cases.cases, optional)
+    described = {} if splits is None else splits.descriptions
+    inputs = signature.describe_inputs(sampler, cases.cases, optional, described)
     outputs = signature.describe_outputs(cases.layout.names, cases.cases, section, labels)
     dims = signature.bounds_of({dim: sizes for dim, sizes in cases.tried.items() if sizes})
     contract = Contract(
@@ -384,7 +386,7 @@ def _contract(
             **dims,
             **{name: Bounds() for part in outputs for name in part.dims if str(name) == name and name not in dims},
         },
-        image=signature.describe_image(section, inputs),
+        image=signature.describe_image(section.image or (splits.image if splits is not None else None), inputs),
         metrics=[] if splits is None else _metrics(weights, target, splits),
         data=None if splits is None else describe_data(splits),
         golden=Golden(file=GOLDEN_FILE, count=section.golden_count),

@@ -13,14 +13,7 @@ from torch import Tensor
 
 from py_authoring.contract import Image
 from py_authoring.errors import InvalidContractError
-
-
-def levels(image: Image, dtype: torch.dtype) -> Tensor:
-    """What the bytes 0…255 become: multiplied in 64 bits, then rounded once, as the host does."""
-    exact = np.arange(256, dtype=np.float64) * (1.0 if image.rescale_factor is None else image.rescale_factor)
-    if dtype == torch.float16:
-        return torch.from_numpy(exact.astype(np.float16))  # torch would round twice
-    return torch.from_numpy(exact).to(dtype)
+from py_authoring.pictures import levels
 
 
 def encode(pictures: Tensor, image: Image) -> bytes | None:
@@ -71,6 +64,6 @@ def decode(data: bytes, image: Image, dtype: torch.dtype) -> Tensor:
     except Exception as error:  # Pillow raises its own error, OSError, SyntaxError and ValueError
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InvalidContractError(f"the picture cannot be decoded: {reason}") from error
-    values = levels(image, dtype)[torch.from_numpy(pixels.astype(np.int64))]
+    values = levels(image.rescale_factor, dtype)[torch.from_numpy(pixels.astype(np.int64))]
     values = values[..., None] if values.dim() == 2 else values
     return (values if image.layout == "NHWC" else values.permute(2, 0, 1))[None].contiguous()

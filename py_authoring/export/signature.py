@@ -16,17 +16,31 @@ from py_authoring.errors import RecipeError, RefusedError
 from py_authoring.export.golden import DATATYPES
 from py_authoring.export.parity import Case
 from py_authoring.export.samples import Sampler
-from py_authoring.recipe_sections import ExportSection
+from py_authoring.recipe_sections import ExportSection, ImageSection
 
 
-def describe_inputs(sampler: Sampler, cases: Sequence[Case], optional: Collection[str] = ()) -> list[Input]:
+def describe_inputs(
+    sampler: Sampler,
+    cases: Sequence[Case],
+    optional: Collection[str] = (),
+    descriptions: Mapping[str, str] | None = None,
+) -> list[Input]:
     """Names, datatypes and shapes of the inputs; free axes carry the names that the recipe gives them."""
     inputs = []
     for name in sampler.names:
         value = cases[0].inputs[name]
         dims = [sampler.free[name].get(axis, size) for axis, size in enumerate(value.shape)]
         datatype = _datatype("input", name, value)
-        inputs.append(Input(name=name, datatype=datatype, shape=_shape(dims), dims=dims, optional=name in optional))
+        inputs.append(
+            Input(
+                name=name,
+                datatype=datatype,
+                shape=_shape(dims),
+                dims=dims,
+                description=(descriptions or {}).get(name),
+                optional=name in optional,
+            )
+        )
     return inputs
 
 
@@ -64,13 +78,12 @@ def describe_outputs(
     return outputs
 
 
-def describe_image(section: ExportSection, inputs: Sequence[Input]) -> Image | None:
-    """How a picture becomes an input, if the recipe says so.
+def describe_image(image: ImageSection | None, inputs: Sequence[Input]) -> Image | None:
+    """How a picture becomes an input, if the recipe or the data says so.
 
     Raises:
         RecipeError: the input that it names is not there, or takes no batch of pictures.
     """
-    image = section.image
     if image is None:
         return None
     name = image.input or inputs[0].name

@@ -12,6 +12,7 @@ from torch import nn
 
 from py_authoring import checkpoint as checkpoints
 from py_authoring.errors import UsageError
+from py_authoring.learnt import learnt_of
 from py_authoring.model_file import build_model
 from py_authoring.recipe import ResolvedRecipe, load_recipe, override_recipe
 
@@ -76,7 +77,7 @@ def load_weights(
     # what was trained stays as it was trained; what the file says about itself may have been rewritten since
     recipe = trained.recipe.model_copy(update={"export": current.recipe.export})
     resolved = override_recipe(replace(trained, recipe=recipe), overrides=overrides, flags=flags)
-    built = build_model(resolved)
+    built = build_model(resolved, learnt_of(saved))
     checkpoints.load_weights_into(built, saved, file)
     return Weights(built.eval(), resolved, file, saved)
 

@@ -101,12 +101,14 @@ def test_recipe_errors_and_unknown_models_need_no_torch(make_model: MakeModel) -
         ["train", "good"],
         ["evaluate", "good"],
         ["train", "bad", "--json"],
+        ["predict", "good", "x.npy"],
     ]
     answers = run_without(HEAVY, [(command, {}) for command in commands])
     place = 'models/bad/recipe.toml:4: data.kind is "digit"'
-    assert [code for code, _, _ in answers] == [2] * 5
+    assert [code for code, _, _ in answers] == [2] * 6
     assert all(err.startswith(f"error: {place}") for _, _, err in answers[:2])
     assert all(err.startswith("error: no model `good`") for _, _, err in answers[2:4])
+    assert answers[5][2].startswith("error: no model `good`")
     error = json.loads(answers[4][1])["error"]
     assert error["kind"] == "invalid_input" and error["message"].startswith(place) and error["hint"]
 

@@ -165,6 +165,54 @@ def test_npz_that_is_wrong_is_refused(make_model: MakeModel) -> None:
         load_splits(load_recipe(folder))
 
 
+def test_arrays_teach_scales_and_counts_of_the_training_samples(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = make_model("x", NPZ)
+    x = np.random.default_rng(0).normal(3, 2, (40, 3)).astype(np.float32)
+    np.savez(folder / "a.npz", x=x, target=np.arange(40) % 3)
+    splits = load_splits(load_recipe(folder))
+    assert splits.learnt is not None and isinstance(splits.train, ArrayDataset)
+    values = splits.train.inputs["x"]
+    assert isinstance(values, torch.Tensor) and list(splits.learnt.numbers) == ["x.0", "x.1", "x.2"]
+    assert splits.learnt.numbers["x.1"].mean == pytest.approx(values[:, 1].double().mean().item())
+    assert splits.learnt.class_counts == torch.bincount(splits.train.target).tolist()
+    numbers = load_splits(load_recipe(folder, overrides=["loss.name=mse"])).learnt
+    assert numbers is not None and numbers.target is not None and numbers.class_counts is None
+    assert numbers.target.mean == pytest.approx(splits.train.target.double().mean().item())
+    images, _ = write_mnist(tmp_path / "m", compress=False)
+    splits = load_splits(load_recipe(ROOT / "models" / "mnist", overrides=["data.kind=idx", "data.path=m"]))
+    assert splits.learnt is not None and isinstance(splits.train, ArrayDataset) and len(images) == 30
+    pixels = torch.stack([splits.train[place][0]["image"] for place in range(len(splits.train))]).double()
+    (scale,) = splits.learnt.channels
+    assert (scale.mean, scale.deviation) == pytest.approx((pixels.mean().item(), pixels.std(correction=0).item()))
+
+
+def test_class_of_an_idx_folder_without_a_sample_to_train_on_is_named(tmp_path: Path) -> None:
+    images, labels = write_mnist(tmp_path / "m", compress=False)
+    write_idx(tmp_path / "m" / "train-labels-idx1-ubyte", np.minimum(labels, 8), compress=False)
+    with pytest.raises(DataError, match=r"/m`: class `9` has no sample to train on: its only one is for validation"):
+        write_idx(tmp_path / "m" / "t10k-labels-idx1-ubyte", np.array([0, 1, 2, 3, 9]), compress=False)
+        load_splits(load_recipe(ROOT / "models" / "mnist", overrides=["data.kind=idx", "data.path=m"]))
+    assert len(images) == 30
+
+
+@pytest.mark.parametrize("kind", ["npz", "digits"])
+def test_arrays_split_by_hash_stay_where_they_are(make_model: MakeModel, kind: str) -> None:
+    folder = make_model("x", NPZ)
+    x = np.arange(200, dtype=np.float32)[:, None]
+    np.savez(folder / "a.npz", x=x, target=np.zeros(200, np.float32))
+    where = ["data.split_by=hash", "loss.name=mse"]
+    if kind == "digits":
+        splits = load_splits(load_recipe(ROOT / "models" / "mnist", overrides=where[:1]))
+        assert abs(len(splits.test) / 1797 - 0.2) < 0.03 and abs(len(splits.validation) / 1797 - 0.1) < 0.03
+        return
+    before = load_splits(load_recipe(folder, overrides=where)).test
+    np.savez(folder / "a.npz", x=x[::-1][:150], target=np.zeros(150, np.float32))
+    after = load_splits(load_recipe(folder, overrides=where)).test
+    assert isinstance(before, ArrayDataset) and isinstance(after, ArrayDataset)
+    held = {float(value) for value in before.inputs["x"]}
+    assert {float(value) for value in after.inputs["x"]} == {value for value in held if value >= 50}
+
+
 def test_sequences_of_unequal_length_are_padded_in_a_batch() -> None:
     dataset = ArrayDataset({"tokens": [torch.tensor([1, 2, 3]), torch.tensor([4])]}, torch.tensor([0, 1]))
     inputs, target = collate(dataset)([dataset[0], dataset[1]])

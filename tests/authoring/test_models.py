@@ -5,11 +5,14 @@ import importlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_diabetes
 
 from py_authoring.data import load_splits
 from py_authoring.errors import ModelFileError, NotFoundError
+from py_authoring.export import export
 from py_authoring.model_file import build_model, example_inputs, forward_arguments
 from py_authoring.recipe import load_recipe
 from py_authoring.run_evaluation import evaluate_run
@@ -17,7 +20,8 @@ from py_authoring.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["atomic", "errors", "recipe", "recipe_toml", "recipe_problems", "recipe_schema", "model_file", "data"]
-MODULES += ["device", "objective", "optimization", "handlers", "cli.output"]
+MODULES += ["device", "objective", "optimization", "handlers", "cli.output", "learnt", "preprocessing", "splitting"]
+MODULES += ["pictures", "data_workers", "table_data", "prediction", "prediction_text"]
 
 
 def copy(name: str) -> Path:
@@ -27,7 +31,7 @@ def copy(name: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", ["mnist", "some_nn_arch", "lstm", "control_flow"])
+@pytest.mark.parametrize("name", ["mnist", "some_nn_arch", "lstm", "control_flow", "diabetes"])
 def test_every_model_takes_its_example_inputs_at_any_batch_size(name: str) -> None:
     resolved = load_recipe(ROOT / "models" / name)
     torch.manual_seed(0)
@@ -71,6 +75,21 @@ def test_brackets_are_learnt_which_counting_cannot_do() -> None:
     assert 0.4 < balanced / len(splits.test) < 0.6
     train(folder, say=lambda text: None)
     assert evaluate_run(folder).evaluation.metrics["accuracy"] >= 0.9
+
+
+def test_progression_of_diabetes_is_learnt_from_columns_of_numbers_and_a_category() -> None:
+    folder = copy("diabetes")
+    bunch = load_diabetes(scaled=False)
+    table = np.loadtxt(folder / "patients.csv", delimiter=",", skiprows=1)
+    assert np.array_equal(table, np.column_stack([bunch.data, bunch.target]))
+    train(folder, say=lambda text: None)
+    result = evaluate_run(folder)
+    # the mean of all would give 0, least squares over the same columns gives 0.5
+    assert result.split == "test" and result.evaluation.metrics["r2"] >= 0.45
+    version = export(folder)
+    assert [part.name for part in version.contract.inputs] == [*bunch.feature_names]
+    description = next(part.description for part in version.contract.inputs if part.name == "sex")
+    assert description == "a category: 1, 2; any other counts as unknown"
 
 
 def test_length_of_a_neighbour_does_not_change_a_sequence_s_scores() -> None:

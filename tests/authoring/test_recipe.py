@@ -148,7 +148,7 @@ def test_model_is_found_by_name_and_by_path(make_model: MakeModel, monkeypatch: 
     assert load_recipe(".").name == "x"
 
 
-@pytest.mark.parametrize("name", ["mnist", "some_nn_arch", "lstm", "control_flow"])
+@pytest.mark.parametrize("name", ["mnist", "some_nn_arch", "lstm", "control_flow", "diabetes"])
 def test_resolved_recipe_reads_back_as_itself(name: str, make_model: MakeModel) -> None:
     resolved = load_recipe(ROOT / "models" / name)
     folder = make_model("copy", resolved.to_toml())
