@@ -43,7 +43,6 @@ class Source:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._trainable: set[str] = set()
-        self._modules: dict[str, str] = {}
         self._lines: list[str] = []
         self._depth = 2
         self._names = _TAKEN | set(keyword.kwlist) | set(dir(builtins))
@@ -88,19 +87,21 @@ class Source:
             self._trainable.add(name)
         return f"self.{name}"
 
-    def module(self, wanted: str, text: str, tensors: dict[str, Tensor]) -> str:
-        """Stores a module of torch that `text` makes, with its state; the expression that reads it."""
-        name = _fresh(wanted, self._attributes)
-        self._modules[name] = text
-        self.tensors |= {f"{name}.{key}": value.detach().contiguous() for key, value in tensors.items()}
-        return f"self.{name}"
+    @property
+    def lines(self) -> list[str]:
+        """The statements so far."""
+        return list(self._lines)
+
+    def holder(self) -> SimpleNamespace:
+        """What `self` is while lines are tried: the tensors by name."""
+        return SimpleNamespace(**self.tensors)
 
     def run(self, known: dict[str, Any]) -> dict[str, Any]:
         """Runs the lines now, with values for the names that they read; all names afterwards."""
         space = dict(known)
         for (module, name), here in self._imports.items():
             space[here] = getattr(importlib.import_module(module), name)
-        space["self"] = SimpleNamespace(**self.tensors)
+        space["self"] = self.holder()
         with torch.no_grad():
             exec("\n".join(line[8:] for line in self._lines), space)
         return space
@@ -129,11 +130,10 @@ class Source:
 
     def _top(self, about: str, body: Sequence[str]) -> list[str]:
         text = "\n".join(body)
-        torch_names = [name for name in ("Tensor", "nn") if name == "nn" or name == "Tensor"]
         top = [f'"""{about}"""', "", "from pathlib import Path", "", "import torch"]
         if re.search(r"\bF\.", text):
             top.append("import torch.nn.functional as F")
-        top += ["from safetensors.torch import load_file", f"from torch import {', '.join(torch_names)}"]
+        top += ["from safetensors.torch import load_file", "from torch import Tensor, nn"]
         if self._imports:
             top.append("")
             for module in sorted({module for module, _ in self._imports}):
@@ -148,11 +148,7 @@ class Source:
     def _class(self, about: str, body: Sequence[str]) -> list[str]:
         lines = ["", "", f"class {CLASS_NAME}(nn.Module):", f'    """{_first_sentence(about)}"""', ""]
         lines += ["    def __init__(self) -> None:", "        super().__init__()"]
-        for name, text in self._modules.items():
-            lines.append(f"        self.{name} = {text}")
         for name, value in self.tensors.items():
-            if "." in name:
-                continue
             dtype = "" if value.dtype == torch.float32 else f", dtype={value.dtype}"
             shape = str(tuple(value.shape)) if value.dim() != 1 else str(value.shape[0])
             empty = f"torch.empty({shape}{dtype})"

@@ -171,7 +171,7 @@ def _read_examples(path: Path, parts: Sequence[Part]) -> tuple[dict[str, Tensor]
 
 
 def _read_tensors(folder: Path, word: str, count: int | None) -> list[Tensor]:
-    found = []
+    found: list[Tensor] = []
     while (folder / f"{word}_{len(found)}.pb").is_file() and (count is None or len(found) < count):
         file = folder / f"{word}_{len(found)}.pb"
         proto = onnx.TensorProto()

@@ -127,5 +127,4 @@ def _add(domain: str, name: str, entry: Entry) -> None:
 
 
 def _load() -> None:
-    if not _TABLE:
-        import py_authoring.importing.onnx.operators  # noqa: F401  (registers)
+    import py_authoring.importing.onnx.operators  # noqa: F401  (registers)

@@ -54,7 +54,8 @@ def dft(x: Tensor, dft_length: int | None = None, axis: int = -2, inverse: int =
     else:
         wide = torch.view_as_complex(x.contiguous())
     if inverse and onesided:
-        return torch.fft.irfft(wide, dft_length, place).unsqueeze(-1)
+        real = torch.fft.irfft(wide, dft_length, place)
+        return real.unsqueeze(-1)
     result = torch.fft.ifft(wide, dft_length, place) if inverse else torch.fft.fft(wide, dft_length, place)
     if onesided:
         result = result.narrow(place, 0, result.shape[place] // 2 + 1)
