@@ -58,4 +58,4 @@ def command(
         print_json(made.to_dict())
     else:
         print_data(str(made.path))
-    say_next(f"py-authoring export {made.name if str(made.path) == f'models/{made.name}' else made.path}")
+    say_next(f"py-authoring export {made.model}")

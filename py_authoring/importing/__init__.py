@@ -38,6 +38,7 @@ class Imported:
         notes: what a person should know.
         parameters: how many numbers its weights have.
         method: how `export` will write it by default.
+        model: what to type for it on the command line.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Imported:
     notes: list[str] = field(default_factory=list)
     parameters: int = 0
     method: str = "script"
+    model: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -129,6 +131,7 @@ def _draft(kind: str, path: Path, sizes: Mapping[str, int], shape: str | None, e
 def _write(draft: Draft, kind: str, path: Path, folder: Path) -> Imported:
     from safetensors.torch import save_file
 
+    from py_authoring.checkpoint import command_name
     from py_authoring.export.script import script
     from py_authoring.importing.source import CLASS_NAME, EXAMPLES_FILE, WEIGHTS_FILE
     from py_authoring.model_file import build_model
@@ -155,7 +158,7 @@ def _write(draft: Draft, kind: str, path: Path, folder: Path) -> Imported:
             notes.append(f"export.method is trace: {error.message}")
             (hidden / "recipe.toml").write_text(_recipe(draft, CLASS_NAME, origin, schema, method), encoding="utf-8")
     count = sum(value.numel() for value in weights.values())
-    return Imported(folder, folder.name, kind, checked, notes, count, method)
+    return Imported(folder, folder.name, kind, checked, notes, count, method, command_name(folder))
 
 
 def _recipe(draft: Draft, class_name: str, origin: str, schema: str, method: str) -> str:

@@ -85,7 +85,15 @@ def import_state_dict(path: Path, model: str | None, say: Callable[[str], None])
         raise
     count = sum(value.numel() for value in state.values())
     place = run / checkpoint.CHECKPOINTS / "best.pt"
-    return Imported(place, resolved.name, "state_dict", f"all {len(state)} tensors fit, name by name", [], count)
+    return Imported(
+        path=place,
+        name=resolved.name,
+        kind="state_dict",
+        checked=f"all {len(state)} tensors fit, name by name",
+        parameters=count,
+        method=resolved.recipe.export.method,
+        model=checkpoint.command_name(folder),
+    )
 
 
 def fit(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def as_tensor(values: list[int]) -> Tensor:
     """Sizes as int64 `[n]`; a trace keeps where they come from."""
-    if torch.jit.is_scripting() or not torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+    if torch.jit.is_scripting() or not torch.jit.is_tracing():
         return torch.tensor(values, dtype=torch.int64)
     return torch.stack([torch.as_tensor(each) for each in values])
 

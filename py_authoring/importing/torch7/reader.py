@@ -42,7 +42,7 @@ _CUDA |= {"Char": "Char", "Byte": "Byte"}
 class Table(dict[Any, Any]):
     """A Lua table; equal only to itself, so that it can be a key as in Lua."""
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[override]
         return id(self)
 
     def __eq__(self, other: object) -> bool:
@@ -374,7 +374,8 @@ class _Ascii(_Input):
         dtype = np.dtype(kind).newbyteorder("=")
         if dtype.itemsize == 1:  # bytes stand as they are in either encoding
             self.count(count, 1)
-            return np.frombuffer(self.chars(count), dtype).copy()
+            found: np.ndarray[Any, Any] = np.frombuffer(self.chars(count), dtype)
+            return found.copy()
         try:
             words = [word.decode("ascii") for word in self._words(count)] if count else []
             if dtype.kind == "f":

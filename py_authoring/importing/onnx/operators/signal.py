@@ -54,12 +54,13 @@ def dft(x: Tensor, dft_length: int | None = None, axis: int = -2, inverse: int =
     else:
         wide = torch.view_as_complex(x.contiguous())
     if inverse and onesided:
-        real = torch.fft.irfft(wide, dft_length, place)
+        real: Tensor = torch.fft.irfft(wide, dft_length, place)
         return real.unsqueeze(-1)
     result = torch.fft.ifft(wide, dft_length, place) if inverse else torch.fft.fft(wide, dft_length, place)
     if onesided:
         result = result.narrow(place, 0, result.shape[place] // 2 + 1)
-    return torch.view_as_real(result.resolve_conj().contiguous())
+    parts: Tensor = torch.view_as_real(result.resolve_conj().contiguous())
+    return parts
 
 
 @operator("STFT")
