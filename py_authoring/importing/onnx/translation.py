@@ -20,14 +20,17 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor
 
-from py_authoring.errors import RefusedError
+from py_authoring.errors import AuthoringError, RefusedError
 from py_authoring.importing.onnx import registry, sizes
 from py_authoring.importing.onnx.conversions import as_tensor, to_ints
 from py_authoring.importing.onnx.values import DTYPES, NONE, SMALL, Value, literal
 from py_authoring.importing.source import Source
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+#: What these make may be far larger than what they take.
 _GROWS = {"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pad", "Resize", "Upsample", "Col2Im"}
+_GROWS |= {"CenterCropPad", "MaxUnpool", "AffineGrid", "DFT", "STFT", "MelWeightMatrix", "ConvTranspose", "RoiAlign"}
+_GROWS |= {"HannWindow", "HammingWindow", "BlackmanWindow", "Conv", "MatMul", "Einsum"}
 _ABSENT = object()
 
 
@@ -242,9 +245,22 @@ class Translation:
             raise RefusedError("the graph holds sparse tensors, which are not supported")
         for part in graph.initializer:
             constant = to_torch(part)
-            self.bind(part.name, Value("tensor", None, constant, part.name, constant.is_floating_point()))
+            learnt = constant.is_floating_point() and constant.dim() > 0
+            self.bind(part.name, Value("tensor", None, constant, part.name, learnt))
 
     def _node(self, node: Node) -> None:
+        try:
+            self._translate(node)
+        except AuthoringError:
+            raise
+        except Exception as error:  # attributes of another kind than the operator has, inputs that do not fit
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise RefusedError(
+                f"a node of operator {node.operator} that makes `{''.join(node.outputs[:1])}` cannot be translated: "
+                f"{type(error).__name__}: {reason[:200]}"
+            ) from error
+
+    def _translate(self, node: Node) -> None:
         entry = registry.find(node.domain, node.operator, node.opset, len(node.outputs))
         assert entry is not None
         values = [self.value(name) for name in node.inputs]
@@ -435,7 +451,10 @@ def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
         if registry.find(node.domain, node.operator, node.opset, len(node.outputs)) is None and _has_body(node):
             wanted.append((proto.domain, proto.op_type))
     if wanted:
-        model = onnx.inliner.inline_selected_functions(model, sorted(set(wanted)), inline_schema_functions=True)
+        try:
+            model = onnx.inliner.inline_selected_functions(model, sorted(set(wanted)), inline_schema_functions=True)
+        except RuntimeError:  # it does not know every form; what is left is listed as not supported
+            return model
     return model
 
 

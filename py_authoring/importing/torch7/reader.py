@@ -374,8 +374,7 @@ class _Ascii(_Input):
         dtype = np.dtype(kind).newbyteorder("=")
         if dtype.itemsize == 1:  # bytes stand as they are in either encoding
             self.count(count, 1)
-            found: np.ndarray[Any, Any] = np.frombuffer(self.chars(count), dtype)
-            return found.copy()
+            return np.array(np.frombuffer(self.chars(count), dtype))
         try:
             words = [word.decode("ascii") for word in self._words(count)] if count else []
             if dtype.kind == "f":

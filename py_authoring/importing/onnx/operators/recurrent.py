@@ -116,6 +116,30 @@ def _joined(outputs: list[Tensor], lasts: list[Tensor], layout: int) -> tuple[Te
     return (y.permute([2, 0, 1, 3]), h.transpose(0, 1)) if layout else (y, h)
 
 
+def _ordered_gates(parts: Tensor, order: list[int]) -> Tensor:
+    gates = torch.split(parts, parts.shape[0] // len(order))
+    return torch.cat([gates[position] for position in order])
+
+
+def _layer(w: Tensor, r: Tensor, b: Tensor | None, order: list[int]) -> list[Tensor]:
+    """Weights of one layer as torch's own recurrent functions take them, in torch's order of gates."""
+    found = [torch.zeros([0]) for _ in range(0)]
+    for number in range(w.shape[0]):
+        found.append(_ordered_gates(w[number], order))
+        found.append(_ordered_gates(r[number], order))
+        if b is not None:
+            half = b.shape[1] // 2
+            found.append(_ordered_gates(b[number][:half], order))
+            found.append(_ordered_gates(b[number][half:], order))
+    return found
+
+
+def _by_direction(y: Tensor, count: int, layout: int) -> Tensor:
+    """`[time, batch, directions × size]` as ONNX has it: directions before batch, or before size."""
+    parts = y.reshape([y.shape[0], y.shape[1], count, y.shape[2] // count])
+    return parts.transpose(0, 1) if layout else parts.transpose(1, 2)
+
+
 @operator("GRU")
 def gru(
     x: Tensor,
@@ -138,6 +162,14 @@ def gru(
     if layout:
         x = x.transpose(0, 1)
     size, count = r.shape[-1], _direction_count(direction)
+    plain = activations is None and clip == 0.0 and sequence_lens is None and direction != "reverse"
+    if plain and linear_before_reset:
+        start = torch.zeros([count, x.shape[1], size], dtype=x.dtype, device=x.device)
+        if initial_h is not None:
+            start = initial_h.transpose(0, 1) if layout else initial_h
+        weights = _layer(w, r, b, [1, 0, 2])
+        whole, last = torch.gru(x, start, weights, b is not None, 1, 0.0, False, count == 2, False)
+        return _by_direction(whole, count, layout), last.transpose(0, 1) if layout else last
     lengths = None if sequence_lens is None else sequence_lens.to(torch.int64)
     outputs, lasts = [torch.zeros([0]) for _ in range(0)], [torch.zeros([0]) for _ in range(0)]
     for number in range(count):
@@ -199,6 +231,19 @@ def lstm(
     if layout:
         x = x.transpose(0, 1)
     size, count = r.shape[-1], _direction_count(direction)
+    plain = activations is None and clip == 0.0 and sequence_lens is None and direction != "reverse"
+    if plain and p is None and not input_forget:
+        start = torch.zeros([count, x.shape[1], size], dtype=x.dtype, device=x.device)
+        first_h, first_c = start, start
+        if initial_h is not None:
+            first_h = initial_h.transpose(0, 1) if layout else initial_h
+        if initial_c is not None:
+            first_c = initial_c.transpose(0, 1) if layout else initial_c
+        weights = _layer(w, r, b, [0, 2, 3, 1])
+        states = [first_h, first_c]
+        all_h, last_h, last_c = torch.lstm(x, states, weights, b is not None, 1, 0.0, False, count == 2, False)
+        every = _by_direction(all_h, count, layout)
+        return (every, last_h.transpose(0, 1), last_c.transpose(0, 1)) if layout else (every, last_h, last_c)
     lengths = None if sequence_lens is None else sequence_lens.to(torch.int64)
     outputs, lasts = [torch.zeros([0]) for _ in range(0)], [torch.zeros([0]) for _ in range(0)]
     cells = [torch.zeros([0]) for _ in range(0)]
