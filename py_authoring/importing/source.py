@@ -5,7 +5,6 @@ Owns Python names: each is given out once. Knows nothing of where the lines come
 
 from __future__ import annotations
 
-import builtins
 import importlib
 import keyword
 import re
@@ -21,6 +20,8 @@ WEIGHTS_FILE = "weights.safetensors"
 EXAMPLES_FILE = "examples.safetensors"
 CLASS_NAME = "Imported"
 _TAKEN = {"torch", "F", "self", "Tensor", "nn", "Path", "load_file", CLASS_NAME, "example_inputs"}
+#: Those that the lines use; an input may well be called `input`.
+_BUILTINS = {"bool", "dict", "float", "int", "len", "list", "max", "min", "range", "str", "super", "tuple"}
 _ATTRIBUTES = set(dir(torch.nn.Module()))
 _WIDTH = 120
 
@@ -45,7 +46,7 @@ class Source:
         self._trainable: set[str] = set()
         self._lines: list[str] = []
         self._depth = 2
-        self._names = _TAKEN | set(keyword.kwlist) | set(dir(builtins))
+        self._names = _TAKEN | _BUILTINS | set(keyword.kwlist)
         self._attributes = set(_ATTRIBUTES) | set(keyword.kwlist)
         self._imports: dict[tuple[str, str], str] = {}
 

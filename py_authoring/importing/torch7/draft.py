@@ -126,7 +126,7 @@ def _example(network: Object, shape: list[int], dtype: torch.dtype) -> Tensor:
 def _write(network: Object, shapes: list[tuple[list[int], torch.dtype]], largest: int) -> tuple[Writer, list[str], Any]:
     writer = Writer(largest)
     words = ["input"] if len(shapes) == 1 else [f"input_{number + 1}" for number in range(len(shapes))]
-    names = [writer.source.name(word if word != "input" else "x") for word in words]
+    names = [writer.source.name(word) for word in words]
     nodes = [
         Node(name, torch.empty(shape, dtype=dtype, device="meta"))
         for name, (shape, dtype) in zip(names, shapes, strict=True)

@@ -29,7 +29,7 @@ from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry
 from py_authoring.importing.onnx.translation import Translated, translate
-from py_authoring.model_file import build_model
+from py_authoring.model_file import build_model, example_inputs
 from py_authoring.recipe import load_recipe
 from py_authoring.verify import verify
 
@@ -258,6 +258,54 @@ def test_control_flow_stays_when_it_is_scripted_and_is_refused_when_it_is_traced
         export(made.path, method="trace")
 
 
+def recurrent(path: Path, operator: str, gates: int, *, batch: int | str, **attributes: Any) -> Path:
+    """Writes a recurrent layer of 3 for inputs of 2, with biases and a state that is an input."""
+    count = 2 if attributes["direction"] == "bidirectional" else 1
+    random = np.random.default_rng(1)
+    shapes = {"w": (count, gates * 3, 2), "r": (count, gates * 3, 3), "b": (count, 2 * gates * 3)}
+    weights = [numpy_helper.from_array(random.normal(size=s).astype(np.float32), n) for n, s in shapes.items()]
+    states = ["h", "c"] if operator == "LSTM" else ["h"]
+    results = ["y", *(f"{name}_last" for name in states)]
+    node = helper.make_node(operator, ["x", "w", "r", "b", "", *states], results, hidden_size=3, **attributes)
+    inputs = [tensor("x", 5, batch, 2), *(tensor(name, count, batch, 3) for name in states)]
+    outputs = [tensor("y", 5, count, batch, 3), *(tensor(name, count, batch, 3) for name in results[1:])]
+    return graph_file(path, [node], inputs, outputs, weights=weights)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("operator", "gates", "more"),
+    [("LSTM", 4, {}), ("LSTM", 4, {"input_forget": 1}), ("RNN", 1, {})]
+    + [("GRU", 3, {"linear_before_reset": number}) for number in (0, 1)],
+)
+def test_recurrent_layers_equal_onnx_runtime(
+    operator: str, gates: int, more: dict[str, int], direction: str, tmp_path: Path
+) -> None:
+    path = recurrent(tmp_path / "layer.onnx", operator, gates, batch=4, direction=direction, **more)
+    if more.get("input_forget"):  # which ONNX Runtime refuses
+        module = module_of(translate(onnx.load(path)))
+        y, last, _ = module(torch.randn(5, 4, 2), torch.zeros(len(module.w), 4, 3), torch.zeros(len(module.w), 4, 3))
+        assert y.shape == (5, len(module.w), 4, 3) and torch.equal(last[0], y[0 if direction == "reverse" else -1, 0])
+        return
+    made = import_model(path)
+    assert "equal to ONNX Runtime" in made.checked and made.method == "script"
+
+
+def test_a_state_of_another_batch_size_is_refused_and_never_read_past_its_end(tmp_path: Path) -> None:
+    path = recurrent(tmp_path / "layer.onnx", "LSTM", 4, batch="N", direction="forward")
+    module = torch.jit.script(module_of(translate(onnx.load(path))))
+    with pytest.raises(Exception, match="a recurrent state has another shape"):
+        module(torch.randn(5, 64, 2), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3))
+
+
+def test_axes_that_only_change_together_are_fixed_and_said(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+    inputs = [tensor("a", "N", 2), tensor("b", "M", 2)]
+    made = import_model(graph_file(tmp_path / "sum.onnx", nodes, inputs, [tensor("y", "K", 2)]))
+    assert made.notes[0].startswith("`N`, `M`: free in the file, but another size alone fails there")
+    assert export(made.path).contract.inputs[0].dims == [2, 2]
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ImageDecoder", ["x"], ["a"]),
@@ -302,7 +350,9 @@ def test_stored_outputs_beside_the_file_go_before_a_runtime(net: Path) -> None:
 
 def test_examples_of_ones_own_are_taken_by_name(net: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", **{"my input:0": np.ones((3, 6), dtype=np.float32)})
-    assert "on 1 input," in import_model(net, examples=tmp_path / "mine.npz").checked
+    made = import_model(net, examples=tmp_path / "mine.npz")
+    assert "equal to ONNX Runtime on 2 inputs" in made.checked
+    assert example_inputs(load_recipe(made.path), 5)["my_input_0"].tolist() == [[1.0] * 6] * 5
     np.savez(tmp_path / "wrong.npz", **{"my input:0": np.ones((3, 5), dtype=np.float32)})
     with pytest.raises(UsageError, match=r"is torch\.float32 \[3, 5\], the graph takes torch\.float32 \['N', 6\]"):
         import_model(net, "other", examples=tmp_path / "wrong.npz")

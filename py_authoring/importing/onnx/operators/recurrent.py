@@ -134,6 +134,13 @@ def _layer(w: Tensor, r: Tensor, b: Tensor | None, order: list[int]) -> list[Ten
     return found
 
 
+# torch.lstm and torch.gru look at no state's shape, and read past the end of one that is too small.
+def _same_shape(state: Tensor, like: Tensor) -> Tensor:
+    if state.shape != like.shape:
+        raise ValueError("a recurrent state has another shape than the input asks for")
+    return state.contiguous()
+
+
 def _by_direction(y: Tensor, count: int, layout: int) -> Tensor:
     """`[time, batch, directions × size]` as ONNX has it: directions before batch, or before size."""
     parts = y.reshape([y.shape[0], y.shape[1], count, y.shape[2] // count])
@@ -166,7 +173,7 @@ def gru(
     if plain and linear_before_reset:
         start = torch.zeros([count, x.shape[1], size], dtype=x.dtype, device=x.device)
         if initial_h is not None:
-            start = initial_h.transpose(0, 1) if layout else initial_h
+            start = _same_shape(initial_h.transpose(0, 1) if layout else initial_h, start)
         weights = _layer(w, r, b, [1, 0, 2])
         whole, last = torch.gru(x, start, weights, b is not None, 1, 0.0, False, count == 2, False)
         return _by_direction(whole, count, layout), last.transpose(0, 1) if layout else last
@@ -236,9 +243,9 @@ def lstm(
         start = torch.zeros([count, x.shape[1], size], dtype=x.dtype, device=x.device)
         first_h, first_c = start, start
         if initial_h is not None:
-            first_h = initial_h.transpose(0, 1) if layout else initial_h
+            first_h = _same_shape(initial_h.transpose(0, 1) if layout else initial_h, start)
         if initial_c is not None:
-            first_c = initial_c.transpose(0, 1) if layout else initial_c
+            first_c = _same_shape(initial_c.transpose(0, 1) if layout else initial_c, start)
         weights = _layer(w, r, b, [0, 2, 3, 1])
         states = [first_h, first_c]
         all_h, last_h, last_c = torch.lstm(x, states, weights, b is not None, 1, 0.0, False, count == 2, False)
