@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 
-def as_tensor(values: list[int]) -> Tensor:
+def as_tensor(values: list[int], device: torch.device) -> Tensor:
     """Sizes as int64 `[n]`; a trace keeps where they come from."""
     if torch.jit.is_scripting() or not torch.jit.is_tracing():
-        return torch.tensor(values, dtype=torch.int64)
-    return torch.stack([torch.as_tensor(each) for each in values])
+        return torch.tensor(values, dtype=torch.int64, device=device)
+    return torch.stack([torch.as_tensor(each) for each in values]).to(device)
 
 
 def to_ints(x: Tensor) -> list[int]:

@@ -34,7 +34,7 @@ def write(translation: Translation, node: Node, values: Sequence[Value]) -> bool
         return True
     if not all(value.kind in ("ints", "int", "none") or _whole(value) for value in values):
         return False
-    made = _compute(node, values)
+    made = _compute(translation, node, values)
     if made is None:
         return False
     translation.bind(node.outputs[0], made)
@@ -58,7 +58,7 @@ def _shape(translation: Translation, node: Node, value: Value) -> bool:
     return True
 
 
-def _compute(node: Node, values: Sequence[Value]) -> Value | None:
+def _compute(translation: Translation, node: Node, values: Sequence[Value]) -> Value | None:
     first = values[0]
     if node.operator == "Identity" or (node.operator == "Cast" and node.attributes.get("to") == _INT64):
         return first
@@ -84,7 +84,8 @@ def _compute(node: Node, values: Sequence[Value]) -> Value | None:
     if node.operator == "ReduceProd" and parts and not node.attributes.get("keepdims", 1):
         return Value("int", f"({' * '.join(parts)})")
     if node.operator == "Range" and all(len(_parts(value) or []) == 1 for value in values):
-        return Value("tensor", f"torch.arange({', '.join((_parts(value) or [''])[0] for value in values)})")
+        numbers = ", ".join((_parts(value) or [""])[0] for value in values)
+        return Value("tensor", f"torch.arange({numbers}, device={translation.device})")
     return None
 
 

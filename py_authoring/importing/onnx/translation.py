@@ -32,6 +32,7 @@ _GROWS = {"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot", "Pa
 _GROWS |= {"CenterCropPad", "MaxUnpool", "AffineGrid", "DFT", "STFT", "MelWeightMatrix", "ConvTranspose", "RoiAlign"}
 _GROWS |= {"HannWindow", "HammingWindow", "BlackmanWindow", "Conv", "MatMul", "Einsum"}
 _ABSENT = object()
+_CPU = 'torch.device("cpu")'
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,13 @@ def translate(model: onnx.ModelProto) -> Translated:
 
 
 class Translation:
-    """A graph on its way; handlers of operators write through it."""
+    """A graph on its way; handlers of operators write through it.
+
+    Attributes:
+        source: the lines so far.
+        opsets: domain → version.
+        device: the expression of the device that new tensors go to: an input's.
+    """
 
     def __init__(self, model: onnx.ModelProto, opsets: Mapping[str, int]) -> None:
         self.source = Source()
@@ -93,6 +100,7 @@ class Translation:
         self._scopes: list[dict[str, Value]] = [{}]
         self._dtypes: list[dict[str, torch.dtype]] = [_dtypes(model)]
         self._shapes = _ranks(model)
+        self.device = _CPU
 
     def run(self, counts: dict[str, int]) -> Translated:
         """The whole graph."""
@@ -106,6 +114,8 @@ class Translation:
             self.bind(part.name, Value(kind, name))
             inputs[name] = part.name
             kinds.append(text)
+            if text == "Tensor" and self.device == _CPU:
+                self.device = f"{name}.device"
         self._initializers(self.graph)
         self.nodes(self.graph.node)
         outputs, returned = {}, []
@@ -175,9 +185,10 @@ class Translation:
         """The expression of a value as a tensor."""
         if value.kind in ("ints", "int"):
             assert value.text is not None
-            return f"{self.source.use(as_tensor)}({value.text if value.kind == 'ints' else f'[{value.text}]'})" + (
-                "" if value.kind == "ints" else "[0]"
-            )
+            use = self.source.use(as_tensor)
+            if value.kind == "int":
+                return f"{use}([{value.text}], {self.device})[0]"
+            return f"{use}({value.text}, {self.device})"
         return self.text(value)
 
     def number(self, value: Value, other: torch.dtype | None = None) -> str:
@@ -359,8 +370,8 @@ class Translation:
         return False
 
     def _fold(self, node: Node, entry: registry.Entry) -> None:
-        before = self.source
-        self.source = Source()  # the lines of this node alone
+        before, device = self.source, self.device
+        self.source, self.device = Source(), _CPU  # the lines of this node alone
         self._scopes.append({})
         for position, name in enumerate(node.inputs):
             value = self.value(name)
@@ -370,7 +381,7 @@ class Translation:
         results = {name: self.value(name) for name in node.outputs if name}
         known = {f"_{position}": self.value(name).constant for position, name in enumerate(node.inputs) if name}
         self._scopes.pop()
-        made, self.source = self.source, before
+        made, self.source, self.device = self.source, before, device
         space = made.run({**known, "torch": torch, "F": F})
         for name, value in results.items():
             found = space[str(value.text)] if value.constant is None else value.constant

@@ -40,7 +40,10 @@ def constant_of_shape(translation: Translation, node: Node) -> None:
 
     value = to_torch(node.attributes["value"]) if "value" in node.attributes else torch.zeros(1)
     shape = translation.ints(translation.value(node.inputs[0]))
-    translation.define(node.outputs[0], f"torch.full({shape}, {literal(value.item())}, dtype={value.dtype})")
+    translation.define(
+        node.outputs[0],
+        f"torch.full({shape}, {literal(value.item())}, dtype={value.dtype}, device={translation.device})",
+    )
 
 
 @handler("Reshape")
