@@ -133,12 +133,13 @@ def _write(draft: Draft, kind: str, path: Path, folder: Path) -> Imported:
 
     from py_authoring.checkpoint import command_name
     from py_authoring.export.script import script
+    from py_authoring.importing.draft import plain_name
     from py_authoring.importing.source import CLASS_NAME, EXAMPLES_FILE, WEIGHTS_FILE
     from py_authoring.model_file import build_model
     from py_authoring.recipe import load_recipe
 
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    origin = f"Imported from {path.name} ({kind}, sha256 {digest[:12]}…) by py-authoring."
+    origin = f"Imported from {plain_name(path)} ({kind}, sha256 {digest[:12]}…) by py-authoring."
     schema = os.path.relpath(schema_file(folder), folder)
     notes = list(draft.notes)
     with atomic.write_folder(folder) as hidden:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -53,6 +55,16 @@ class Draft:
         kinds = self.kinds or ["Tensor"] * len(self.outputs)
         text = self.source.render(about, dict.fromkeys(self.inputs, "Tensor"), self.outputs, kinds)
         return text.replace("\n\n\nclass ", f"\n\n{constants}\n\n\nclass ", 1)
+
+
+def plain_name(path: Path) -> str:
+    """A file's name without what would end a docstring or a line.
+
+    Example:
+        >>> plain_name(Path("my net.onnx")), plain_name(Path("a'b.t7"))
+        ('my net.onnx', 'a_b.t7')
+    """
+    return re.sub(r"[^\w .,:;()#+-]", "_", path.name)
 
 
 def _quoted(text: str) -> str:

@@ -37,8 +37,10 @@ class Source:
         >>> x = source.name("input.1")
         >>> weight = source.tensor("fc.weight", torch.zeros(2, 3), trainable=True)
         >>> source.line(f"y = F.linear({x}, {weight})")
-        >>> print(source.render("Two numbers of three.", {x: "Tensor"}, ["y"], ["Tensor"]).splitlines()[-2].strip())
-        y = F.linear(input_1, self.fc_weight)
+        >>> source.lines[0].strip()
+        'y = F.linear(input_1, self.fc_weight)'
+        >>> source.render("Two numbers of three.", {x: "Tensor"}, ["y"], ["Tensor"]).count(source.lines[0])
+        1
     """
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from py_authoring.difference import measure
 from py_authoring.errors import NotFoundError, ParityError, RefusedError, UsageError
-from py_authoring.importing.draft import Draft
+from py_authoring.importing.draft import Draft, plain_name
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx.file import read_onnx
 from py_authoring.importing.onnx.translation import Translated, to_torch, translate
@@ -92,7 +92,7 @@ def draft_onnx(path: Path, sizes: Mapping[str, int], examples: Path | None) -> D
 def _about(model: onnx.ModelProto, path: Path) -> str:
     producer = model.producer_name.strip()
     words = re.sub(r"[^\w .:+-]", "", producer)[:60]
-    return f"The graph of {path.name}{f', written by {words}' if words else ''}"
+    return f"The graph of {plain_name(path)}{f', written by {words}' if words else ''}"
 
 
 def _parts(model: onnx.ModelProto, translated: Translated, known: bool) -> list[Part]:

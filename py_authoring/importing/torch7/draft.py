@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from py_authoring.difference import measure
 from py_authoring.errors import AuthoringError, ParityError, RefusedError, UsageError
 from py_authoring.importing.draft import Draft
+from py_authoring.importing.draft import plain_name as plain_file_name
 from py_authoring.importing.torch7.containers import children_of
 from py_authoring.importing.torch7.reader import Function, Object, Table, read_t7
 from py_authoring.importing.torch7.writing import Node, Writer, check_modules, modules_in, plain_name
@@ -52,7 +53,7 @@ def draft_torch7(path: Path, shape: str | None) -> Draft:
     modules = sum(counts.values())
     return Draft(
         source=writer.source,
-        about=f"The {modules} modules of {path.name}, written by Torch7",
+        about=f"The {modules} modules of {plain_file_name(path)}, written by Torch7",
         inputs=names,
         outputs=[node.text for node in outputs],
         output_names=["output"] if single else [f"output_{number}" for number in range(len(outputs))],

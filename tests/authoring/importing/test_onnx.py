@@ -306,6 +306,21 @@ def test_axes_that_only_change_together_are_fixed_and_said(tmp_path: Path) -> No
     assert export(made.path).contract.inputs[0].dims == [2, 2]
 
 
+def test_no_text_of_a_file_becomes_code(tmp_path: Path) -> None:
+    evil = 'x"""\n    open("pwned", "w")\n    """\\'
+    nodes = [helper.make_node("Gelu", ["a\nopen('pwned', 'w')"], ["y"], approximate=f"none{evil}")]
+    name = 'net""" + open("pwned", "w").name + """'
+    path = graph_file(tmp_path / f"{name}.onnx", nodes, [tensor(nodes[0].input[0], 2)], [tensor("y", 2)], opset=20)
+    translated = translate(onnx.load(path))
+    with pytest.raises(RuntimeError, match="approximate argument must be"):  # torch's, of the whole text
+        module_of(translated)(torch.zeros(2))
+    nodes[0].attribute[0].s = b"tanh"
+    graph_file(path, nodes, [tensor(nodes[0].input[0], 2)], [tensor("y", 2)], opset=20)
+    made = import_model(path, "quoted")
+    assert build_model(load_recipe(made.path))(torch.zeros(2)).tolist() == [0, 0]
+    assert not Path("pwned").exists()
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ImageDecoder", ["x"], ["a"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -492,3 +494,14 @@ def test_functions_are_skipped_and_said(write_t7: Make, nn: Make, tmp_path: Path
     found = read_t7(tmp_path / "hook.t7")
     assert isinstance(found, Object) and found.get("hook") == Function(4)
     assert "1 Lua functions" in draft_torch7(tmp_path / "hook.t7", None).notes[0]
+
+
+def test_the_page_lists_every_module_and_operator() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/import.md").read_text()
+    quoted = [block for block in page.split("\n\n") if block.startswith("> ")]
+    listed = [re.findall(r"[\w.:]+", block) for block in quoted]
+    assert sorted(listed[1]) == supported()
+    if importlib.util.find_spec("onnx") is not None:
+        from py_authoring.importing.onnx import registry
+
+        assert listed[0] == registry.names()
