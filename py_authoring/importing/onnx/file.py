@@ -34,7 +34,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     _load_external(path, model)
     try:
         onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, UnicodeDecodeError) as error:  # the latter where a name is no text
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise ForeignFileError(f"`{path}` is not valid ONNX: {reason[:1].lower()}{reason[1:300]}") from error
     return model

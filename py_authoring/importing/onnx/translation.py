@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from py_authoring.errors import AuthoringError, RefusedError
+from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry, sizes
 from py_authoring.importing.onnx.conversions import as_tensor, to_ints
 from py_authoring.importing.onnx.values import DTYPES, NONE, SMALL, Value, literal
@@ -401,11 +402,15 @@ def to_torch(proto: onnx.TensorProto) -> Tensor:
 
     Raises:
         RefusedError: it is of a datatype that torch does not have.
+        ForeignFileError: its numbers are not those of its shape.
     """
     if proto.data_type not in DTYPES:
         name = onnx.TensorProto.DataType.Name(proto.data_type)
         raise RefusedError(f"tensor `{proto.name}` is of datatype {name}, which is not supported")
-    array = numpy_helper.to_array(proto)
+    try:
+        array = numpy_helper.to_array(proto)
+    except Exception as error:  # NumPy raises what it stumbles over
+        raise ForeignFileError(f"tensor `{proto.name}` does not hold what its shape {list(proto.dims)} says") from error
     dtype = DTYPES[proto.data_type]
     if dtype == torch.bfloat16:
         return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16).reshape(array.shape)

@@ -28,6 +28,7 @@ from py_authoring.export import export
 from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry
+from py_authoring.importing.onnx.file import read_onnx
 from py_authoring.importing.onnx.translation import Translated, translate
 from py_authoring.model_file import build_model, example_inputs
 from py_authoring.recipe import load_recipe
@@ -455,6 +456,17 @@ def test_a_wrong_file_is_one_sentence_and_nothing_is_written(case: Any, net: Pat
         import_model(net)
     assert "\n" not in error.value.message
     assert not Path("models/net").exists()
+
+
+def test_no_changed_byte_ends_in_anything_but_a_graph_or_a_sentence(net: Path) -> None:
+    data = net.read_bytes()
+    for position in range(len(data)):
+        for value in (0, 255) if position % 3 else (7,):
+            net.write_bytes(data[:position] + bytes([value]) + data[position + 1 :])
+            try:
+                translate(read_onnx(net))
+            except AuthoringError as error:
+                assert "\n" not in error.message
 
 
 def test_the_command_prints_the_path_and_its_errors_are_sentences(net: Path, call_command: Any) -> None:
