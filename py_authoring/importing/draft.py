@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,6 @@ class Draft:
         free: forward's argument → axis → name of the dimension.
         check: see `Check`.
         notes: what a person should know.
-        kinds: types of the outputs.
     """
 
     source: Source
@@ -41,7 +40,6 @@ class Draft:
     free: dict[str, dict[int, str]]
     check: Check
     notes: list[str] = field(default_factory=list)
-    kinds: Sequence[str] = ()
 
     def text(self, origin: str) -> str:
         """The text of model.py.
@@ -52,8 +50,9 @@ class Draft:
         about = f"{self.about}.\n\n{origin}\n"
         leading = [name for name, axes in self.free.items() if 0 in axes]
         constants = f'IMPORTED_FROM = "{_quoted(origin)}"\nFREE = {leading!r}'.replace("'", '"')
-        kinds = self.kinds or ["Tensor"] * len(self.outputs)
-        text = self.source.render(about, dict.fromkeys(self.inputs, "Tensor"), self.outputs, kinds)
+        text = self.source.render(
+            about, dict.fromkeys(self.inputs, "Tensor"), self.outputs, ["Tensor"] * len(self.outputs)
+        )
         return text.replace("\n\n\nclass ", f"\n\n{constants}\n\n\nclass ", 1)
 
 

@@ -78,10 +78,6 @@ class Source:
             self._imports[key] = _fresh(function.__name__, self._names)
         return self._imports[key]
 
-    def reserve(self, names: set[str]) -> None:
-        """Words that no variable may take."""
-        self._names |= names
-
     def tensor(self, wanted: str, value: Tensor, *, trainable: bool) -> str:
         """Stores a tensor with the module; the expression that reads it."""
         name = _fresh(wanted, self._attributes)

@@ -19,7 +19,8 @@ from py_authoring.errors import NotFoundError, ParityError, RefusedError, UsageE
 from py_authoring.importing.draft import Draft, plain_name
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx.file import read_onnx
-from py_authoring.importing.onnx.translation import Translated, to_torch, translate
+from py_authoring.importing.onnx.nodes import to_torch
+from py_authoring.importing.onnx.translation import Translated, translate
 from py_authoring.importing.onnx.values import DTYPES
 
 #: What the backend tests of ONNX itself allow between two implementations.
@@ -61,7 +62,7 @@ def draft_onnx(path: Path, sizes: Mapping[str, int], examples: Path | None) -> D
     translated = translate(model)
     parts = _parts(model, translated, examples is not None)
     _check_sizes(sizes, parts)
-    if examples is None and (path.parent / _STORED / "output_0.pb").is_file() and (path.parent / _STORED).is_dir():
+    if examples is None and (path.parent / _STORED / "output_0.pb").is_file():
         examples = path.parent / _STORED
     stored: list[Tensor] | None = None
     if examples is None:

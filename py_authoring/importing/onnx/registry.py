@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Handler = Callable[["Translation", "Node"], None]

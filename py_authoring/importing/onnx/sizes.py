@@ -13,7 +13,8 @@ import torch
 from py_authoring.importing.onnx.values import Value
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 _INT64 = 7
 _INFIX = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} // {}", "Mod": "{} % {}"}

@@ -7,7 +7,6 @@ known are computed now; what comes of `Shape` stays a list of sizes, so that a t
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +16,20 @@ import onnx.inliner
 import onnx.shape_inference
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 from torch import Tensor
 
 from py_authoring.errors import AuthoringError, RefusedError
-from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry, sizes
-from py_authoring.importing.onnx.conversions import as_tensor, to_ints
+from py_authoring.importing.onnx.conversions import as_tensor, to_floats, to_ints
+from py_authoring.importing.onnx.nodes import (
+    Node,
+    attribute_names,
+    check_operators,
+    inline,
+    node_of,
+    opsets,
+    to_torch,
+)
 from py_authoring.importing.onnx.values import DTYPES, NONE, SMALL, Value, literal
 from py_authoring.importing.source import Source
 
@@ -34,18 +40,6 @@ _GROWS |= {"CenterCropPad", "MaxUnpool", "AffineGrid", "DFT", "STFT", "MelWeight
 _GROWS |= {"HannWindow", "HammingWindow", "BlackmanWindow", "Conv", "MatMul", "Einsum"}
 _ABSENT = object()
 _CPU = 'torch.device("cpu")'
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node, with its attributes as Python values; graphs stay what they are."""
-
-    operator: str
-    domain: str
-    opset: int
-    inputs: list[str]
-    outputs: list[str]
-    attributes: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,10 +72,10 @@ def translate(model: onnx.ModelProto) -> Translated:
     Raises:
         RefusedError: operators are not supported; all are named.
     """
-    model = _inline(model)
-    opsets = _opsets(model)
-    counts = _check(model, opsets)
-    translation = Translation(model, opsets)
+    model = inline(model)
+    versions = opsets(model)
+    counts = check_operators(model, versions)
+    translation = Translation(model, versions)
     return translation.run(counts)
 
 
@@ -226,7 +220,7 @@ class Translation:
         if kind == "floats" and value.constant is not None:
             return literal([float(each) for each in value.constant.flatten().tolist()])
         if kind == "floats":
-            return f"{self.source.use(_to_floats())}({self.tensor(value)})"
+            return f"{self.source.use(to_floats)}({self.tensor(value)})"
         if kind == "tensors":
             return self.text(value) if value.kind == "tensors" else f"[{self.tensor(value)}]"
         return self.tensor(value)
@@ -236,7 +230,7 @@ class Translation:
     def nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
         """Writes the lines of nodes in the order of the file."""
         for proto in nodes:
-            self._node(_node_of(proto, self.opsets))
+            self._node(node_of(proto, self.opsets))
 
     def subgraph(self, graph: onnx.GraphProto, arguments: Sequence[Value] = ()) -> list[Value]:
         """Writes the lines of a graph inside a node, in a scope of its own; the values of its outputs."""
@@ -318,7 +312,7 @@ class Translation:
             self.bind(name, Value(kind, variable, name=name))
 
     def _arguments(self, node: Node, function: Any, more: Mapping[str, str]) -> str:
-        attributes = _attribute_names(node)
+        attributes = attribute_names(node)
         waiting = [self.value(name) for name in node.inputs]
         parts: list[str] = []
         named = False  # from the first that is left out, the others go by name
@@ -397,123 +391,6 @@ class Translation:
 _OWN = {"Constant", "If", "Loop", "Scan"}
 
 
-def to_torch(proto: onnx.TensorProto) -> Tensor:
-    """A stored tensor.
-
-    Raises:
-        RefusedError: it is of a datatype that torch does not have.
-        ForeignFileError: its numbers are not those of its shape.
-    """
-    if proto.data_type not in DTYPES:
-        name = onnx.TensorProto.DataType.Name(proto.data_type)
-        raise RefusedError(f"tensor `{proto.name}` is of datatype {name}, which is not supported")
-    try:
-        array = numpy_helper.to_array(proto)
-    except Exception as error:  # NumPy raises what it stumbles over
-        raise ForeignFileError(f"tensor `{proto.name}` does not hold what its shape {list(proto.dims)} says") from error
-    dtype = DTYPES[proto.data_type]
-    if dtype == torch.bfloat16:
-        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16).reshape(array.shape)
-    if proto.data_type in (17, 18, 19, 20):
-        return torch.from_numpy(array.view("uint8").copy()).view(dtype).reshape(array.shape)
-    return torch.from_numpy(array.copy()).reshape(array.shape)
-
-
-def _node_of(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
-    domain = "" if proto.domain == "ai.onnx" else proto.domain
-    outputs = list(proto.output)
-    while outputs and not outputs[-1]:
-        outputs.pop()
-    inputs = list(proto.input)
-    while inputs and not inputs[-1]:
-        inputs.pop()
-    attributes = {each.name: _attribute(each) for each in proto.attribute}
-    return Node(proto.op_type, domain, opsets.get(domain, 1), inputs, outputs, attributes)
-
-
-def _attribute(proto: onnx.AttributeProto) -> Any:
-    value = onnx.helper.get_attribute_value(proto)
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    if proto.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
-        return list(value)
-    if proto.type == onnx.AttributeProto.STRINGS:
-        return [each.decode("utf-8", "replace") for each in value]
-    if proto.type == onnx.AttributeProto.FLOAT:
-        return float(str(torch.tensor(value).item())) if math.isfinite(value) else value
-    return value
-
-
-def _attribute_names(node: Node) -> set[str]:
-    try:
-        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
-    except onnx.defs.SchemaError:
-        return set(node.attributes)
-    return set(schema.attributes) | set(node.attributes)
-
-
-def _opsets(model: onnx.ModelProto) -> dict[str, int]:
-    return {("" if each.domain == "ai.onnx" else each.domain): each.version for each in model.opset_import}
-
-
-# Functions of the file itself, and operators that ONNX defines by others, until only those of the table are left.
-def _inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
-    opsets = _opsets(model)
-    wanted = []
-    for proto in _all_nodes(model.graph):
-        node = _node_of(proto, opsets)
-        if registry.find(node.domain, node.operator, node.opset, len(node.outputs)) is None and _has_body(node):
-            wanted.append((proto.domain, proto.op_type))
-    if wanted:
-        try:
-            model = onnx.inliner.inline_selected_functions(model, sorted(set(wanted)), inline_schema_functions=True)
-        except RuntimeError:  # it does not know every form; what is left is listed as not supported
-            return model
-    return model
-
-
-def _has_body(node: Node) -> bool:
-    try:
-        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
-    except onnx.defs.SchemaError:
-        return False
-    return any(getattr(schema, word) for word in ("has_function", "has_context_dependent_function"))
-
-
-def _check(model: onnx.ModelProto, opsets: Mapping[str, int]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    missing: Counter[str] = Counter()
-    for proto in _all_nodes(model.graph):
-        node = _node_of(proto, opsets)
-        name = f"{node.domain}:{node.operator}" if node.domain else node.operator
-        counts[name] += 1
-        if registry.find(node.domain, node.operator, node.opset, len(node.outputs)) is None:
-            missing[name] += 1
-    if missing:
-        listed = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
-        raise RefusedError(
-            f"{len(missing)} operator{'s' if len(missing) > 1 else ''} of the graph (opset {opsets.get('', 1)}) "
-            f"{'are' if len(missing) > 1 else 'is'} not supported: {listed}",
-            hint="docs/import.md lists the operators that are",
-        )
-    return dict(counts)
-
-
-def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    found, waiting = [], [graph]
-    while waiting:
-        current = waiting.pop()
-        for node in current.node:
-            found.append(node)
-            for attribute in node.attribute:
-                if attribute.HasField("g"):
-                    waiting.append(attribute.g)
-                waiting.extend(attribute.graphs)
-    return found
-
-
 def _kind_of(proto: onnx.TypeProto) -> tuple[str, str]:
     word = proto.WhichOneof("value")
     if word == "optional_type":
@@ -551,9 +428,3 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
         for part in [*graph.input, *graph.value_info, *graph.output]
         if part.type.tensor_type.HasField("shape")
     }
-
-
-def _to_floats() -> Any:
-    from py_authoring.importing.onnx.conversions import to_floats
-
-    return to_floats

@@ -14,7 +14,8 @@ from py_authoring.importing.onnx.registry import handler
 from py_authoring.importing.onnx.values import Value, literal
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 _FOREVER = 2**63 - 1
 

@@ -14,7 +14,8 @@ from py_authoring.importing.onnx.registry import handler, operator, template
 from py_authoring.importing.onnx.values import DTYPES
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from py_authoring.importing.onnx.registry import handler, operator, template
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 template("torch.matmul({0}, {1})", "MatMul")
 template("torch.linalg.det({0})", "Det")

@@ -11,7 +11,8 @@ from py_authoring.importing.onnx.registry import handler, operator
 from py_authoring.importing.onnx.values import NONE, Value
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 
 @operator("SequenceConstruct")

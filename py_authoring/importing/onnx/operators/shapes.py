@@ -12,13 +12,14 @@ from py_authoring.importing.onnx.registry import handler, operator
 from py_authoring.importing.onnx.values import Value, literal
 
 if TYPE_CHECKING:
-    from py_authoring.importing.onnx.translation import Node, Translation
+    from py_authoring.importing.onnx.nodes import Node
+    from py_authoring.importing.onnx.translation import Translation
 
 
 @handler("Constant")
 def constant(translation: Translation, node: Node) -> None:
     """A number of the file."""
-    from py_authoring.importing.onnx.translation import to_torch
+    from py_authoring.importing.onnx.nodes import to_torch
 
     attributes = node.attributes
     if "value" in attributes:
@@ -36,7 +37,7 @@ def constant(translation: Translation, node: Node) -> None:
 @handler("ConstantOfShape")
 def constant_of_shape(translation: Translation, node: Node) -> None:
     """One number everywhere."""
-    from py_authoring.importing.onnx.translation import to_torch
+    from py_authoring.importing.onnx.nodes import to_torch
 
     value = to_torch(node.attributes["value"]) if "value" in node.attributes else torch.zeros(1)
     shape = translation.ints(translation.value(node.inputs[0]))
