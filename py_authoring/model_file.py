@@ -112,7 +112,8 @@ def example_inputs(resolved: ResolvedRecipe, count: int, seed: int = 0) -> dict[
 
     if resolved.recipe.data.kind == "none":
         file = resolved.directory / MODEL_FILE
-        function = getattr(load_module(resolved), "example_inputs", None)
+        module = load_module(resolved)
+        function = getattr(module, "example_inputs", None)
         if function is None:
             raise ModelFileError(
                 f'`{file}` has no function `example_inputs(batch_size)`, which data.kind "none" needs',
@@ -123,7 +124,9 @@ def example_inputs(resolved: ResolvedRecipe, count: int, seed: int = 0) -> dict[
             inputs = call(function, file, max(count, 1))
         if not isinstance(inputs, dict) or not all(isinstance(value, Tensor) for value in inputs.values()):
             raise ModelFileError(f"`example_inputs` in `{file}` must return a dict of tensors, by forward's arguments")
-        return {name: value[:count] for name, value in inputs.items()}
+        # what was imported says which inputs count samples along axis 0; of the others nothing is cut off
+        free = getattr(module, "FREE", [*inputs])
+        return {name: value[:count] if name in free and value.dim() else value for name, value in inputs.items()}
     splits = load_splits(resolved)
     dataset = next((split for split in (splits.validation, splits.test, splits.train) if len(split)), splits.train)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed)).tolist()

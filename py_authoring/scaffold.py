@@ -34,13 +34,9 @@ def new_model(model: str | Path, template: str = "classifier") -> Path:
     if template not in TEMPLATES:
         raise UsageError(f"no template `{template}`; expected {' or '.join(TEMPLATES)}{suggest(template, TEMPLATES)}")
     text = str(model)
-    folder = Path(text) if "/" in text else Path("models") / text
-    if not _NAME.match(folder.name) or folder.name.isdecimal():
-        raise UsageError(f"`{folder.name}` cannot be a model's name; expected letters, digits, `_`, `-`, `.`")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"`{folder}` is there already", hint=f"`py-authoring train {text}`, or another name")
+    folder = check_new(text, "py-authoring train")
     source = Path(__file__).parent / "templates" / template
-    schema = _schema_file(folder)
+    schema = schema_file(folder)
     with atomic.write_folder(folder) as hidden:
         (hidden / "model.py").write_text((source / "model.py").read_text(encoding="utf-8"), encoding="utf-8")
         recipe = (source / "recipe.toml").read_text(encoding="utf-8").replace("{name}", text)
@@ -49,8 +45,27 @@ def new_model(model: str | Path, template: str = "classifier") -> Path:
     return folder
 
 
-# In this repository the schema lies in docs/; elsewhere one is laid beside the models, for all of them.
-def _schema_file(folder: Path) -> Path:
+def check_new(model: str | Path, use: str) -> Path:
+    """The folder of a model that is not there yet.
+
+    Args:
+        model: a name, for `./models/NAME`, or a path.
+        use: the command that takes a model which is there.
+
+    Raises:
+        UsageError: the name cannot be one, or is taken.
+    """
+    text = str(model)
+    folder = Path(text) if "/" in text else Path("models") / text
+    if not _NAME.match(folder.name) or folder.name.isdecimal():
+        raise UsageError(f"`{folder.name}` cannot be a model's name; expected letters, digits, `_`, `-`, `.`")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"`{folder}` is there already", hint=f"`{use} {text}`, or another name")
+    return folder
+
+
+def schema_file(folder: Path) -> Path:
+    """The recipe's schema: in this repository in docs/, elsewhere laid beside the models, for all of them."""
     if _SHARED_SCHEMA.is_file():
         return _SHARED_SCHEMA
     file = folder.parent / "recipe.schema.json"

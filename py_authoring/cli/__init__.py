@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("py_authoring.cli.predict", "Run an exported model on pictures, arrays or the rows of a CSV."),
     "inspect": ("py_authoring.cli.inspect", "Show what a model.pt, model.pt2 or model.onnx holds, anyone's."),
     "verify": ("py_authoring.cli.verify", "Replay the golden examples of a model.pt, model.pt2 or model.onnx."),
+    "import": ("py_authoring.cli.import_", "Make a model of an ONNX or Torch7 file, or of weights in safetensors."),
     "recipe": ("py_authoring.cli.recipe", "Show a recipe's values and where each one came from."),
     "completion": ("py_authoring.cli.completion", "Print or install completion for your shell."),
 }

@@ -213,7 +213,9 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
         target = reduce(model, section.precision, sampler.names, cases.layout, cases.cases[0])
     form = _form(target, sampler, cases, section, debug)
     notes = form.notes
-    if weights.checkpoint is None:
+    if weights.imported is not None:
+        notes.insert(0, weights.imported[:1].lower() + weights.imported[1:].rstrip("."))
+    elif weights.checkpoint is None:
         notes.insert(0, f"untrained: the weights are the initial ones of seed {resolved.recipe.training.seed}")
     contract = _contract(weights, target, sampler, cases, splits, command)
     if target is not model:
@@ -419,7 +421,7 @@ def _with_default(model: nn.Module) -> list[str]:
 
 def _origin(weights: Weights) -> str:
     if weights.checkpoint is None:
-        return "untrained weights"
+        return "untrained weights" if weights.imported is None else "imported weights"
     return f"{weights.checkpoint.stem} checkpoint of run {weights.run}" if weights.run else str(weights.checkpoint)
 
 

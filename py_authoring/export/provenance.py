@@ -30,7 +30,7 @@ def describe_provenance(weights: Weights, command: str | None) -> Provenance:
         precision=None if recipe.export.precision == "fp32" else recipe.export.precision,
         run=weights.run,
         checkpoint=None if file is None else file.stem if weights.run is not None else str(file),
-        untrained=True if file is None else None,
+        untrained=True if file is None and weights.imported is None else None,
     )
 
 

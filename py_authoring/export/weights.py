@@ -13,8 +13,11 @@ from torch import nn
 from py_authoring import checkpoint as checkpoints
 from py_authoring.errors import UsageError
 from py_authoring.learnt import learnt_of
-from py_authoring.model_file import build_model
+from py_authoring.model_file import build_model, load_module
 from py_authoring.recipe import ResolvedRecipe, load_recipe, override_recipe
+
+#: What `py-authoring import` calls the sentence about a file's origin in the model.py that it writes.
+IMPORTED_FROM = "IMPORTED_FROM"
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Weights:
         resolved: model and data as they were trained, export section as it is now.
         checkpoint: the file; None if the weights are the initial ones.
         saved: what else the checkpoint holds.
+        imported: where model.py says that its weights come from; None for a model that was written here.
     """
 
     model: nn.Module
     resolved: ResolvedRecipe
     checkpoint: Path | None
     saved: dict[str, Any] = field(default_factory=dict, repr=False)
+    imported: str | None = None
 
     @property
     def run(self) -> str | None:
@@ -69,8 +74,11 @@ def load_weights(
     current = load_recipe(model, overrides=overrides, flags=flags)
     if untrained and checkpoint is not None:
         raise UsageError("`--untrained` and `--checkpoint` contradict each other")
-    if untrained or (checkpoint is None and current.recipe.data.kind == "none"):
-        return Weights(_initial(current), current, None)
+    # a recipe without data has a run only where weights were imported for it
+    alone = current.recipe.data.kind == "none" and not checkpoints.list_runs(current.directory)
+    if untrained or (checkpoint is None and alone):
+        imported = getattr(load_module(current), IMPORTED_FROM, None)
+        return Weights(_initial(current), current, None, imported=imported if isinstance(imported, str) else None)
     file = checkpoints.find_checkpoint(current.directory, path=checkpoint or "best")
     saved = checkpoints.load_checkpoint(file)
     trained = checkpoints.recipe_of(saved, current.directory)

@@ -1,0 +1,1 @@
+"""ONNX files: reading, translating, and the outputs that they must give."""

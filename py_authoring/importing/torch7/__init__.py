@@ -1,0 +1,1 @@
+"""Torch7 files: reading them, and their `nn` modules as PyTorch."""
