@@ -1,4 +1,4 @@
-"""The files of a run besides its checkpoints: recipe, environment, history, metrics, picture.
+"""The files of a run besides its checkpoints and its report: recipe, environment, history, metrics, picture.
 
 Scripts read these names: `recipe.toml environment.json history.jsonl history.csv metrics.json confusion_matrix.png`.
 """
@@ -42,6 +42,8 @@ class Run:
         best_epoch: the epoch of the best checkpoint; None if there is none.
         metrics: what the best checkpoint does on the validation data.
         seconds: how long this call took.
+        evaluation: where `metrics` come from; None if there is no validation data.
+        report: `report.html`; None if it could not be written.
     """
 
     path: Path
@@ -51,6 +53,8 @@ class Run:
     best_epoch: int | None
     metrics: dict[str, float]
     seconds: float
+    evaluation: Evaluation | None = field(default=None, repr=False)
+    report: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -62,6 +66,7 @@ class Run:
             "best_epoch": self.best_epoch,
             "metrics": self.metrics,
             "seconds": self.seconds,
+            "report": None if self.report is None else str(self.report),
         }
 
 
