@@ -26,6 +26,7 @@ import py_authoring
 from py_authoring import atomic
 from py_authoring.evaluation import Evaluation
 from py_authoring.recipe import ResolvedRecipe
+from py_authoring.report.drawing import of_any_text
 
 Row = dict[str, float | int | None]
 
@@ -120,6 +121,7 @@ def write_metrics(folder: Path, split: str, evaluation: Evaluation, extra: Mappi
         atomic.write_bytes(folder / "confusion_matrix.png", draw_confusion(evaluation.confusion, labels, split))
 
 
+@of_any_text()
 def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], split: str) -> bytes:
     """A confusion matrix as a PNG file: true classes down, predicted ones across, counts in the cells."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

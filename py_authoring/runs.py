@@ -118,15 +118,17 @@ def find_run_folder(run: str | Path) -> Path:
     text = str(run).rstrip("/")
     if (Path(text) / CHECKPOINTS).is_dir():
         return Path(text)
-    with suppress(NotFoundError):
-        directory = find_model(text)
-        runs = list_runs(directory)
-        if not runs:
-            raise _no_run(text, f"model `{directory.resolve().name}` was not trained", [], f"py-authoring train {text}")
-        return runs[-1]
     model, slash, name = text.rpartition("/")
-    if not slash:
-        find_model(text)  # raises, and names the models there are
+    try:
+        directory = find_model(text)
+    except NotFoundError:
+        if not slash:
+            raise  # it names the models there are
+    else:
+        found = list_runs(directory)
+        if not found:
+            raise _no_run(text, f"model `{directory.resolve().name}` was not trained", [], f"py-authoring train {text}")
+        return found[-1]
     try:
         directory = find_model(model)
     except NotFoundError as error:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 #: Points of a curve, rows of its table, classes of a matrix that is drawn whole, and of the part of a larger one.
 POINTS, ROWS, WHOLE_MATRIX, PART_OF_MATRIX = 400, 40, 30, 20
+_DESCRIBED = 6  # of more curves a sentence each is no help
 _SHARES = ("accuracy", "precision", "recall", "f1")
 Series = tuple[str, list[int], list[float]]
 
@@ -86,7 +87,7 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
     losses = [column(history, "loss", "training")]
     if "val_loss" in keys:
         losses.append(column(history, "val_loss", "validation"))
-    charts = [curves("loss", "Loss", losses, best=at)]
+    charts = [curves("loss", "Loss", losses, best=at, falls=True)]
     shares = [
         column(history, f"val_{name}", "F1" if name == "f1" else name) for name in _SHARES if f"val_{name}" in keys
     ]
@@ -96,13 +97,16 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
     for key in keys:
         if key.startswith("val_") and key not in done:
             name = key.removeprefix("val_")
-            charts.append(curves(f"metric-{len(charts)}", f"Validation {name}", [column(history, key, name)], best=at))
+            series, falls = [column(history, key, name)], name in LOWER_IS_BETTER
+            charts.append(curves(f"metric-{len(charts)}", f"Validation {name}", series, best=at, falls=falls))
     if "lr" in keys and len(history) > 1:
         charts.append(curves("lr", "Learning rate", [column(history, "lr", "learning rate")]))
     return charts
 
 
-def curves(identifier: str, title: str, series: Sequence[Series], *, best: int | None = None) -> Chart:
+def curves(
+    identifier: str, title: str, series: Sequence[Series], *, best: int | None = None, falls: bool = False
+) -> Chart:
     """Curves over epochs.
 
     Args:
@@ -110,6 +114,7 @@ def curves(identifier: str, title: str, series: Sequence[Series], *, best: int |
         title: what is drawn.
         series: name, epochs, values; NaN is a gap.
         best: an epoch to mark.
+        falls: whether lower is better.
     """
     thinned = [thin(each) for each in series]
     finite = [value for _, _, values in thinned for value in values if math.isfinite(value)]
@@ -150,7 +155,9 @@ def curves(identifier: str, title: str, series: Sequence[Series], *, best: int |
                 columnspacing=1.1,
             )
 
-    description = " ".join(_describe_curve(each) for each in series)
+    description = " ".join(_describe_curve(each, falls) for each in series[:_DESCRIBED])
+    if len(series) > _DESCRIBED:
+        description += f" {len(series) - _DESCRIBED} more curves are in the table."
     table = _curve_table(title, series, best)
     return Chart(identifier, title, description, draw(identifier, title, description, paint), table)
 
@@ -361,7 +368,7 @@ def _interval(share: float, samples: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _describe_curve(series: Series) -> str:
+def _describe_curve(series: Series, falls: bool) -> str:
     name, epochs, values = series
     called = plain(name, 40)
     called = called[:1].upper() + called[1:]
@@ -374,7 +381,6 @@ def _describe_curve(series: Series) -> str:
     way = f"{called} from {number(start)} to {number(end)}"
     if name == "learning rate":
         return f"{way} in epoch {last}."
-    falls = any(word in name for word in ("training", "validation", *LOWER_IS_BETTER))
     extreme = (min if falls else max)(known, key=lambda each: each[1])
     most = "lowest" if falls else "highest"
     if extreme[1] == end:

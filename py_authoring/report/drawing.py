@@ -103,7 +103,7 @@ def draw(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with rc_context(_settings()), _silent():
+    with rc_context(_settings()), of_any_text():
         figure = Figure(figsize=size, layout="constrained")
         canvas = FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -153,7 +153,6 @@ def _settings() -> dict[Any, Any]:
     return {
         "svg.fonttype": "none",
         "svg.hashsalt": "py-authoring",
-        "text.parse_math": False,
         "font.size": 9,
         "figure.facecolor": "none",
         "savefig.facecolor": "none",
@@ -186,14 +185,16 @@ def _settings() -> dict[Any, Any]:
     }
 
 
-# What matplotlib's own font lacks, as names in other scripts, the reader's has: the warning would be wrong.
 @contextmanager
-def _silent() -> Iterator[None]:
+def of_any_text() -> Iterator[None]:
+    """Draws every text as it is: `$` begins no formula, and a script that matplotlib's own font lacks is no warning."""
+    from matplotlib import rc_context
+
     logger = logging.getLogger("matplotlib")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -6,6 +6,7 @@ What is shown is settled here, how it looks in templates/. Every text from a use
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["marked"] = _marked
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%-d %B %Y, %H:%M UTC")
     text = environment.get_template(template).render(version=py_authoring.__version__, now=now, **values)
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -91,7 +93,7 @@ def word(metric: str) -> str:
     return ("validation " if validation else "") + _WORDS.get(name, name.replace("_", " "))
 
 
-def when(time: str | None) -> str:
+def when(time: str | None, *, short: bool = False) -> str:
     """An RFC 3339 time for a person: `29 November 2026, 17:46 UTC`; as it is where it is none."""
     if time is None:
         return ""
@@ -100,7 +102,7 @@ def when(time: str | None) -> str:
     except ValueError:
         return plain(time, 40)
     zone = "UTC" if moment.utcoffset() == datetime.timedelta(0) else (moment.strftime("UTC%z"))
-    return moment.strftime("%-d %B %Y, %H:%M ") + zone
+    return moment.strftime(f"%-d {'%b' if short else '%B'} %Y, %H:%M ") + zone
 
 
 def duration(seconds: float) -> str:
@@ -118,6 +120,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+# Our sentences put names and values in backticks.
+def _marked(text: str) -> Any:
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(plain(text)))))
 
 
 def _lead(run: RunRecord) -> str:
