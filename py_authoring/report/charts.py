@@ -260,7 +260,7 @@ def calibration_chart(split: SplitRecord) -> Chart | None:
     )
     said += (
         f"The bin that adds most: {gap['samples']:,} samples with {gap['confidence']:.0%} confidence, "
-        f"of which {gap['accuracy']:.0%} are right."
+        f"of which {gap['accuracy']:.0%} are right. Lines are 95 % intervals."
     )
     rows = [[f"{each['confidence']:.1%}", f"{each['accuracy']:.1%}", f"{each['samples']:,}"] for each in bins]
     table = Table("Calibration in bins of confidence", ["mean confidence", "right", "samples"], rows)
