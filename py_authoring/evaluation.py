@@ -76,6 +76,11 @@ class Evaluation:
             "confusion": self.confusion,
         }
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_evaluation(self)
+
 
 def evaluate(
     model: nn.Module,

@@ -35,6 +35,11 @@ class RunEvaluation:
     picture: Path | None
     report: Path | None = None
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_run_evaluation(self)
+
 
 def evaluate_run(
     model: str | Path,

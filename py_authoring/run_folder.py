@@ -70,6 +70,11 @@ class Run:
             "report": None if self.report is None else str(self.report),
         }
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_run(self)
+
 
 def environment(device: torch.device, seed: int) -> dict[str, Any]:
     """What the numbers of a run may depend on besides the recipe."""

@@ -60,20 +60,29 @@ class RunSummary:
         return {**asdict(self), "path": str(self.path)}
 
 
+class RunList(list[RunSummary]):
+    """Runs in a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_runs(self)
+
+
 def list_runs(directory: Path) -> list[Path]:
     """The runs of a model that have a checkpoint, oldest first."""
     runs = [path.parent.parent for path in (directory / RUNS).glob(f"[!.]*/{CHECKPOINTS}/last.pt")]
     return sorted(runs, key=lambda path: [_order(part) for part in path.name.split("-")])
 
 
-def summarize_runs(models: Sequence[str | Path] = ()) -> list[RunSummary]:
+def summarize_runs(models: Sequence[str | Path] = ()) -> RunList:
     """All runs of some models, or of all in ./models; by model, oldest first.
 
     Raises:
         NotFoundError: there is no such model.
     """
     folders = [find_model(model) for model in models] if models else [Path("models") / name for name in model_names()]
-    return [summarize_run(run) for folder in folders for run in list_runs(folder)]
+    return RunList(summarize_run(run) for folder in folders for run in list_runs(folder))
 
 
 def summarize_run(folder: Path) -> RunSummary:

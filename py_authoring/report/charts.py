@@ -14,6 +14,7 @@ from py_authoring.report.collect import SplitRecord
 from py_authoring.report.drawing import (
     INK,
     MUTED,
+    ON_COLOR,
     PAPER,
     Chart,
     Table,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 #: Points of a curve, rows of its table, classes of a matrix that is drawn whole, and of the part of a larger one.
 POINTS, ROWS, WHOLE_MATRIX, PART_OF_MATRIX = 400, 40, 30, 20
 _DESCRIBED = 6  # of more curves a sentence each is no help
+#: Metrics that people write in another way.
+WORDS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²", "lr": "learning rate"}
 _SHARES = ("accuracy", "precision", "recall", "f1")
 Series = tuple[str, list[int], list[float]]
 
@@ -88,17 +91,16 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
     if "val_loss" in keys:
         losses.append(column(history, "val_loss", "validation"))
     charts = [curves("loss", "Loss", losses, best=at, falls=True)]
-    shares = [
-        column(history, f"val_{name}", "F1" if name == "f1" else name) for name in _SHARES if f"val_{name}" in keys
-    ]
+    shares = [column(history, f"val_{name}", WORDS.get(name, name)) for name in _SHARES if f"val_{name}" in keys]
     if shares:
         charts.append(curves("shares", "Validation metrics", shares, best=at))
     done = {"val_loss", *(f"val_{name}" for name in _SHARES)}
     for key in keys:
         if key.startswith("val_") and key not in done:
             name = key.removeprefix("val_")
-            series, falls = [column(history, key, name)], name in LOWER_IS_BETTER
-            charts.append(curves(f"metric-{len(charts)}", f"Validation {name}", series, best=at, falls=falls))
+            series, falls = [column(history, key, WORDS.get(name, name))], name in LOWER_IS_BETTER
+            title = f"Validation {WORDS.get(name, name)}"
+            charts.append(curves(f"metric-{len(charts)}", title, series, best=at, falls=falls))
     if "lr" in keys and len(history) > 1:
         charts.append(curves("lr", "Learning rate", [column(history, "lr", "learning rate")]))
     return charts
@@ -190,7 +192,7 @@ def confusion_chart(split: SplitRecord) -> Chart | None:
                 squares.append([(place, row), (place + 1, row), (place + 1, row + 1), (place, row + 1)])
                 colors.append(heat_color(0.1 + 0.9 * share if times else 0.035))
                 if times and len(shown) <= 20:
-                    color = PAPER if share > 0.5 else INK
+                    color = ON_COLOR if share > 0.5 else INK
                     size = 8.5 if len(shown) <= 12 and times < 10_000 else 6
                     axes.text(place + 0.5, row + 0.5, str(times), ha="center", va="center", color=color, fontsize=size)
         axes.add_collection(PolyCollection(squares, facecolors=colors, edgecolors=PAPER, linewidths=0.8))

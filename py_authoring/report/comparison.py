@@ -67,6 +67,11 @@ class Comparison:
             "data": self.data,
         }
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_comparison(self)
+
 
 def compare(wanted: Sequence[str | Path]) -> Comparison:
     """Puts runs side by side.
@@ -121,8 +126,8 @@ def render_comparison(comparison: Comparison) -> str:
         models=sorted({record.summary.model for record in records}),
         lead=_lead(comparison),
         data=comparison.data,
-        figures=[(_called(figure.name), figure.texts, figure.best) for figure in comparison.figures],
-        charts=_charts(comparison),
+        figures=[(called(figure.name), figure.texts, figure.best) for figure in comparison.figures],
+        charts=draw_curves(comparison),
         recipe=[(key, [plain(value, 300) for value in values]) for key, values in comparison.recipe.items()],
         environment=[(key, [plain(value, 300) for value in values]) for key, values in comparison.environment.items()],
         classes=_classes(records),
@@ -202,14 +207,16 @@ def _lead(comparison: Comparison) -> str:
     return said + f"Their recipes differ in {shown}."
 
 
-def _called(name: str) -> str:
+def called(name: str) -> str:
+    """A figure's name as a heading has it."""
     if name.startswith("test_"):
         return f"test {word(name.removeprefix('test_'))}"
     known = {"loss": "training loss", "seconds": "time", "seconds_per_epoch": "time per epoch"}
     return known.get(name, word(name))
 
 
-def _charts(comparison: Comparison) -> list[Chart]:
+def draw_curves(comparison: Comparison) -> list[Chart]:
+    """Losses and metrics over the epochs, a curve a run."""
     histories = [record.history for record in comparison.records]
     keys = dict.fromkeys(key for history in histories for row in history for key in row)
     drawn: list[Chart] = []
@@ -222,7 +229,7 @@ def _charts(comparison: Comparison) -> list[Chart]:
             if any(row.get(key) is not None for row in history)
         ]
         if series:
-            title = _called(key)
+            title = called(key)
             falls = key.removeprefix("val_") in runs.LOWER_IS_BETTER
             drawn.append(curves(f"curve-{len(drawn)}", title[:1].upper() + title[1:], series, falls=falls))
     return drawn

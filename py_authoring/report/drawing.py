@@ -20,8 +20,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Stand-ins, and the CSS variables of templates/style.css that they become.
-INK, MUTED, GRID, PAPER = "#a1b0c0", "#a1b0c1", "#a1b0c2", "#a1b0c3"
-_VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)", PAPER: "var(--paper)"}
+INK, MUTED, GRID, PAPER, ON_COLOR = "#a1b0c0", "#a1b0c1", "#a1b0c2", "#a1b0c3", "#a1b0c4"
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    PAPER: "var(--paper)",
+    ON_COLOR: "var(--on-color, var(--paper))",
+}
 #: How many colours there are for series, each with a line style of its own: nobody has to tell them by colour alone.
 SERIES = 6
 LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (

@@ -19,7 +19,6 @@ from py_authoring.report.collect import RunRecord, SplitRecord
 from py_authoring.report.drawing import Chart, Table, plain
 
 _MOST_CLASSES, _MOST_VALUES = 100, 400
-_WORDS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²", "lr": "learning rate"}
 _ENVIRONMENT = {
     "command": "command",
     "created": "begun",
@@ -90,7 +89,7 @@ def word(metric: str) -> str:
     """A metric's name as a heading has it: `val_f1` is `validation F1`."""
     validation = metric.startswith("val_")
     name = metric.removeprefix("val_")
-    return ("validation " if validation else "") + _WORDS.get(name, name.replace("_", " "))
+    return ("validation " if validation else "") + charts.WORDS.get(name, name.replace("_", " "))
 
 
 def when(time: str | None, *, short: bool = False) -> str:

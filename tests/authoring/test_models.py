@@ -17,7 +17,8 @@ from py_authoring.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["atomic", "errors", "recipe", "recipe_toml", "recipe_problems", "recipe_schema", "model_file", "data"]
-MODULES += ["device", "objective", "optimization", "handlers", "cli.output"]
+MODULES += ["device", "objective", "optimization", "handlers", "cli.output", "runs", "run_state", "evidence"]
+MODULES += ["report.charts", "report.drawing", "report.page", "report.subject"]
 
 
 def copy(name: str) -> Path:

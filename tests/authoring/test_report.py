@@ -281,7 +281,7 @@ def test_report_of_regression_shows_predictions_against_truth_and_the_largest_er
     )
     run = train(make_model(recipe=recipe, code=code), say=silent)
     text = (run.path / "report.html").read_text()
-    for wanted in ("Predicted against true", "Errors", "Worst mistakes", "Validation mae"):
+    for wanted in ("Predicted against true", "Errors", "Worst mistakes", "Validation MAE"):
         assert wanted in text
     kept = json.loads((run.path / "evidence.json").read_text())["splits"]["validation"]
     assert kept["points_of"] == len(kept["points"]) == 30
@@ -529,3 +529,31 @@ def test_comparison_warns_of_different_data_and_refuses_one_run_or_none(make_mod
     with pytest.raises(NotFoundError) as caught:
         compare(["tiny", "fresh"])
     assert caught.value.hint == "`py-authoring train fresh`"
+
+
+def test_what_the_functions_return_is_shown_in_a_notebook(
+    pictures: Path, make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from py_authoring.export import export
+    from py_authoring.verify import verify
+
+    runs = [train(pictures, epochs=epochs, say=silent) for epochs in (2, 3)]
+    version = export(pictures)
+    evaluation = evaluate_run(pictures, say=silent)
+    shown = [
+        runs[0],
+        evaluation,
+        evaluation.evaluation,
+        version,
+        verify(version.path),
+        summarize_runs(),
+        compare([run.path for run in runs]),
+    ]
+    for each in shown:
+        text = each._repr_html_()
+        assert text is not None and len(text) < 150_000
+        outline = Outline(text)
+        assert outline.all("table") and all(head.get("scope") for head in outline.all("th"))
+        assert not outline.all("script") and not outline.all("style")  # a style sheet would hold for the whole notebook
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert all(each._repr_html_() is None for each in shown)
