@@ -81,5 +81,5 @@ def evaluate_run(
     if folder.parent.name == checkpoints.RUNS:
         write_metrics(folder, chosen, evaluation, {"checkpoint": file.name})
         picture = folder / "confusion_matrix.png" if evaluation.confusion is not None else None
-        page = report.report_evaluation(folder, chosen, evaluation, file.name, say or print_to_stderr)
+        page = report.report_evaluation(folder, chosen, evaluation, file.name, splits.name, say or print_to_stderr)
     return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture, page)

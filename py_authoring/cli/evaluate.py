@@ -56,7 +56,8 @@ def command(
     result = evaluate_run(directory, checkpoint=checkpoint, split=split, device=device, overrides=overrides, say=say)
     if as_json:
         document = {"model": result.model, "checkpoint": str(result.checkpoint), "split": result.split}
-        print_json({**document, **result.evaluation.to_dict()})
+        report = None if result.report is None else str(result.report)
+        print_json({**document, **result.evaluation.to_dict(), "report": report})
     else:
         say(
             f"{result.model}: {result.checkpoint} on {result.evaluation.samples:,} samples "

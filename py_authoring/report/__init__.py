@@ -6,6 +6,7 @@ folder; `charts` draws by way of `drawing`; `page` writes. A report that fails i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,28 +67,35 @@ def report_training(session: Session, evaluation: Evaluation | None) -> Path | N
         from py_authoring.report.evidence_file import update_evidence
         from py_authoring.report.subject import describe_data, describe_model
 
-        update_evidence(
-            session.folder,
-            dataset=describe_data(
-                session.splits, session.data_sha256, session.resolved.recipe.task == "classification"
-            ),
-            model=describe_model(session.model),
-            splits=_evidence_of("validation", evaluation, "best.pt"),
-        )
+        dataset = None
+        with contextlib.suppress(Exception):  # a dataset of a user's own can raise anything: then its part is missing
+            classes = session.resolved.recipe.task == "classification"
+            dataset = describe_data(session.splits, session.data_sha256, classes)
+        splits = _evidence_of("validation", evaluation, "best.pt", session.splits.name)
+        update_evidence(session.folder, dataset=dataset, model=describe_model(session.model), splits=splits)
         return write_report(session.folder)
 
     return or_say(write, session.say)
 
 
 def report_evaluation(
-    folder: Path, split: str, evaluation: Evaluation, checkpoint: str, say: Callable[[str], None]
+    folder: Path, split: str, evaluation: Evaluation, checkpoint: str, data: str, say: Callable[[str], None]
 ) -> Path | None:
-    """The report of a run after a split of it was measured; None, and one line, where it could not be written."""
+    """The report of a run after a split was measured; None, and one line, where it could not be written.
+
+    Args:
+        folder: the run's.
+        split: train, validation or test.
+        evaluation: what came of it.
+        checkpoint: the name of the file that was measured.
+        data: the name of the data, which may be other than what the run saw.
+        say: takes the line.
+    """
 
     def write() -> Path:
         from py_authoring.report.evidence_file import update_evidence
 
-        update_evidence(folder, splits=_evidence_of(split, evaluation, checkpoint))
+        update_evidence(folder, splits=_evidence_of(split, evaluation, checkpoint, data))
         return write_report(folder)
 
     return or_say(write, say)
@@ -103,7 +111,7 @@ def or_say(write: Callable[[], Path], say: Callable[[str], None]) -> Path | None
         return None
 
 
-def _evidence_of(split: str, evaluation: Evaluation | None, checkpoint: str) -> dict[str, dict[str, object]]:
+def _evidence_of(split: str, evaluation: Evaluation | None, checkpoint: str, data: str) -> dict[str, dict[str, object]]:
     if evaluation is None or evaluation.evidence is None:
         return {}
-    return {split: {**evaluation.evidence.to_dict(), "checkpoint": checkpoint}}
+    return {split: {**evaluation.evidence.to_dict(), "checkpoint": checkpoint, "data": data}}

@@ -101,8 +101,9 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
             series, falls = [column(history, key, WORDS.get(name, name))], name in LOWER_IS_BETTER
             title = f"Validation {WORDS.get(name, name)}"
             charts.append(curves(f"metric-{len(charts)}", title, series, best=at, falls=falls))
-    if "lr" in keys and len(history) > 1:
-        charts.append(curves("lr", "Learning rate", [column(history, "lr", "learning rate")]))
+    rates = column(history, "lr", "learning rate")
+    if len(set(rates[2])) > 1:
+        charts.append(curves("lr", "Learning rate", [rates]))
     return charts
 
 
@@ -191,15 +192,15 @@ def confusion_chart(split: SplitRecord) -> Chart | None:
                 share = times / samples[row] if samples[row] else 0.0
                 squares.append([(place, row), (place + 1, row), (place + 1, row + 1), (place, row + 1)])
                 colors.append(heat_color(0.1 + 0.9 * share if times else 0.035))
-                if times and len(shown) <= 20:
+                if times:
                     color = ON_COLOR if share > 0.5 else INK
-                    size = 8.5 if len(shown) <= 12 and times < 10_000 else 6
+                    size = 8.5 if len(shown) <= 12 and times < 10_000 else 8 if times < 1000 else 6
                     axes.text(place + 0.5, row + 0.5, str(times), ha="center", va="center", color=color, fontsize=size)
         axes.add_collection(PolyCollection(squares, facecolors=colors, edgecolors=PAPER, linewidths=0.8))
         axes.set(xlim=(0, len(shown)), ylim=(len(shown), 0), aspect="equal")
         middles = [each + 0.5 for each in range(len(shown))]
         long = max(map(len, labels)) > 3
-        size = 8.5 if len(shown) <= 20 else 6
+        size = 8.5 if len(shown) <= 20 else 8
         axes.set_xticks(middles, labels, rotation=90 if long else 0, fontsize=size)
         axes.set_yticks(middles, labels, fontsize=size)
         axes.tick_params(length=0)
@@ -322,12 +323,12 @@ def points_charts(split: SplitRecord) -> list[Chart]:
     ]
 
 
-def classes_chart(dataset: Mapping[str, Any]) -> Chart | None:
+def classes_chart(dataset: Mapping[str, Any], names: Sequence[str] = ()) -> Chart | None:
     """How many training samples each class has; of more than 30 classes the curve of their sizes."""
     counts = (dataset.get("splits") or {}).get("train", {}).get("classes") or []
     if len(counts) < 2:
         return None
-    labels = [plain(label, 18) for label in dataset.get("labels") or []]
+    labels = [plain(label, 18) for label in dataset.get("labels") or names]
     if len(labels) != len(counts):
         labels = [str(each) for each in range(len(counts))]
     order = sorted(range(len(counts)), key=lambda each: (-counts[each], each))
@@ -337,7 +338,7 @@ def classes_chart(dataset: Mapping[str, Any]) -> Chart | None:
         f"the smallest {labels[least]} with {counts[least]:,}."
     )
     whole = len(counts) <= WHOLE_MATRIX
-    long = whole and max(map(len, labels)) > 3
+    long = whole and (max(map(len, labels)) > 3 or len(labels) > 15)
 
     def paint(axes: Axes) -> None:
         if whole:
@@ -380,6 +381,8 @@ def _describe_curve(series: Series, falls: bool) -> str:
     (first, start), (last, end) = known[0], known[-1]
     if first == last:
         return f"{called} {number(start)} in epoch {first}."
+    if len({value for _, value in known}) == 1:
+        return f"{called} {number(start)} throughout."
     way = f"{called} from {number(start)} to {number(end)}"
     if name == "learning rate":
         return f"{way} in epoch {last}."

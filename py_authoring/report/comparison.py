@@ -97,6 +97,8 @@ def compare(wanted: Sequence[str | Path]) -> Comparison:
     records = [read_run(folder) for folder in folders]
     one_model = len({record.summary.model for record in records}) == 1
     names = [record.summary.run if one_model else record.name for record in records]
+    if len(set(names)) < len(names):  # models of one name in several folders
+        names = [str(record.folder) for record in records]
     keys = sorted({key for record in records for key in record.recipe})
     recipe = _differences([(key, [record.recipe.get(key) for record in records]) for key in keys], format_value)
     facts = [(key, [record.environment.get(key) for record in records]) for key in _ENVIRONMENT]

@@ -10,7 +10,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -55,6 +55,11 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     left: int = 1
+
+    @property
+    def name_width(self) -> int:
+        """How many characters the first column needs, up to where it may break its words."""
+        return name_width(row[0] for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,11 @@ def draw(
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         canvas.print_svg(buffer, metadata=nothing)  # type: ignore[no-untyped-call]
     return _for_page(buffer.getvalue(), identifier, title, description)
+
+
+def name_width(names: Iterable[str]) -> int:
+    """How many characters a column of names needs, up to where it may break its words."""
+    return min(max(map(len, names), default=0), 13)
 
 
 def plain(text: object, longest: int | None = None) -> str:

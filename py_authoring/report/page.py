@@ -16,7 +16,7 @@ from py_authoring import runs
 from py_authoring.report import charts
 from py_authoring.report.charts import number
 from py_authoring.report.collect import RunRecord, SplitRecord
-from py_authoring.report.drawing import Chart, Table, plain
+from py_authoring.report.drawing import Chart, Table, name_width, plain
 
 _MOST_CLASSES, _MOST_VALUES = 100, 400
 _ENVIRONMENT = {
@@ -58,7 +58,7 @@ def render_report(run: RunRecord) -> str:
     """The whole page of one run."""
     training = charts.training_charts(run.history, run.best)
     splits = [_split(run, split) for split in run.splits]
-    data, model = _data(run.dataset), _model(run.parameters)
+    data, model = _data(run), _model(run.parameters)
     contracts = [_contract(run, path, contract) for path, contract in run.contracts]
     sections = [("training", "Training")] if training else []
     sections += [(split["id"], split["title"]) for split in splits] or [("evaluation", "Evaluation")]
@@ -176,7 +176,9 @@ def _split(run: RunRecord, split: SplitRecord) -> dict[str, Any]:
     checkpoint = split.evidence.get("checkpoint")
     of = f" with {plain(checkpoint)}" if checkpoint else ""
     broken = split.evidence.get("broken")
-    lead = f"{_count(split.samples, 'sample')} of the {split.name} data{of}."
+    data = split.evidence.get("data")
+    named = f" ({plain(data, 80)})" if data and data != run.dataset.get("name", data) else ""
+    lead = f"{_count(split.samples, 'sample')} of the {split.name} data{named}{of}."
     if broken:
         lead += f" Mistakes and calibration are missing: {plain(broken)}."
     return {
@@ -213,7 +215,7 @@ def _classes(split: SplitRecord) -> dict[str, Any] | None:
         }
         for each in order
     ]
-    return {"caption": caption, "rows": rows}
+    return {"caption": caption, "rows": rows, "name_width": name_width(str(row["label"]) for row in rows)}
 
 
 def _mistake(split: SplitRecord, mistake: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,7 +248,8 @@ def _mistakes_lead(split: SplitRecord, shown: int) -> str:
     )
 
 
-def _data(dataset: Mapping[str, Any]) -> dict[str, Any] | None:
+def _data(run: RunRecord) -> dict[str, Any] | None:
+    dataset = run.dataset
     if not dataset.get("splits"):
         return None
     rows = []
@@ -270,7 +273,7 @@ def _data(dataset: Mapping[str, Any]) -> dict[str, Any] | None:
         "inputs": Table("Of a few training samples", ["input", "datatype", "shape", "values"], inputs, left=4)
         if inputs
         else None,
-        "chart": charts.classes_chart(dataset),
+        "chart": charts.classes_chart(dataset, run.recipe.get("export.labels") or ()),
         "sha256": dataset.get("sha256", ""),
     }
 

@@ -56,6 +56,9 @@ validation = 0.3
 epochs = 2
 batch_size = 16
 device = "cpu"
+[scheduler]
+name = "step"
+gamma = 0.5
 [export]
 labels = ["<script>alert(1)</script>", "$x_1$ & \\"co\\"", "日本語"]
 """
