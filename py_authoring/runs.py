@@ -93,9 +93,8 @@ def summarize_run(folder: Path) -> RunSummary:
     """
     recipe, history = read_recipe(folder), read_history(folder)
     best = best_row(history, str(recipe.get("training.monitor", "loss")))
-    metric = next((key for name in _SHOWN for key in (f"val_{name}",) if best and best.get(key) is not None), None)
-    if metric is None and best is not None and best.get("loss") is not None:
-        metric = "loss"
+    shown = [*(f"val_{name}" for name in _SHOWN), "loss"]
+    metric = next((key for key in shown if best is not None and best.get(key) is not None), None)
     planned = recipe.get("training.epochs")
     return RunSummary(
         model=model_of(folder),

@@ -32,9 +32,11 @@ class SplitRecord:
         name: train, validation or test.
         samples: how many it was measured on.
         metrics: name → value.
+        after: how many epochs were done when it was measured, where that is known.
         classes: label, precision, recall, f1, samples of each class; empty for regression.
         wrong: (true, predicted) → how often; of many classes only the most frequent pairs.
         evidence: calibration, mistakes, points; see `py_authoring.evidence`.
+        after: how many epochs were done when it was measured, where that is known.
     """
 
     name: str
@@ -43,6 +45,7 @@ class SplitRecord:
     classes: list[dict[str, Any]]
     wrong: dict[tuple[int, int], int]
     evidence: dict[str, Any]
+    after: int | None = None
 
     def label(self, number: int) -> str:
         """What a class is called."""
@@ -115,7 +118,12 @@ def read_run(folder: Path) -> RunRecord:
         recipe_text=text,
         environment=runs.read_json(folder / "environment.json"),
         splits=[
-            _read_split(name, metrics[name], evidence["splits"].get(name, {}))
+            _read_split(
+                name,
+                metrics[name],
+                evidence["splits"].get(name, {}),
+                metrics.get("epochs") if name == "validation" else None,
+            )
             for name in _SPLITS
             if isinstance(metrics.get(name), dict)
         ],
@@ -125,7 +133,7 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def _read_split(name: str, measured: Mapping[str, Any], evidence: Mapping[str, Any]) -> SplitRecord:
+def _read_split(name: str, measured: Mapping[str, Any], evidence: Mapping[str, Any], after: int | None) -> SplitRecord:
     confusion: Sequence[Sequence[int]] = measured.get("confusion") or []
     wrong = Counter(
         {
@@ -144,6 +152,7 @@ def _read_split(name: str, measured: Mapping[str, Any], evidence: Mapping[str, A
         classes=list(measured.get("per_class") or []),
         wrong=dict(wrong.most_common()),
         evidence=dict(evidence),
+        after=after if isinstance(after, int) else None,
     )
 
 

@@ -179,6 +179,8 @@ def _split(run: RunRecord, split: SplitRecord) -> dict[str, Any]:
     data = split.evidence.get("data")
     named = f" ({plain(data, 80)})" if data and data != run.dataset.get("name", data) else ""
     lead = f"{_count(split.samples, 'sample')} of the {split.name} data{named}{of}."
+    if split.after is not None and split.after < run.summary.epochs:  # went on, and ended before it was measured again
+        lead += f" Measured after {_count(split.after, 'epoch')}."
     if broken:
         lead += f" Mistakes and calibration are missing: {plain(broken)}."
     return {
