@@ -35,6 +35,7 @@ _DESCRIBED = 6  # of more curves a sentence each is no help
 #: Metrics that people write in another way.
 WORDS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²", "lr": "learning rate"}
 _SHARES = ("accuracy", "precision", "recall", "f1")
+_ERRORS = ("mae", "rmse")  # both in the target's unit, so on one axis
 Series = tuple[str, list[int], list[float]]
 
 
@@ -94,7 +95,10 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
     shares = [column(history, f"val_{name}", WORDS.get(name, name)) for name in _SHARES if f"val_{name}" in keys]
     if shares:
         charts.append(curves("shares", "Validation metrics", shares, best=at))
-    done = {"val_loss", *(f"val_{name}" for name in _SHARES)}
+    errors = [column(history, f"val_{name}", WORDS[name]) for name in _ERRORS if f"val_{name}" in keys]
+    if errors:
+        charts.append(curves("errors", "Validation errors", errors, best=at, falls=True))
+    done = {"val_loss", *(f"val_{name}" for name in (*_SHARES, *_ERRORS))}
     for key in keys:
         if key.startswith("val_") and key not in done:
             name = key.removeprefix("val_")

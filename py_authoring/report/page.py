@@ -18,7 +18,7 @@ from py_authoring.report.charts import number
 from py_authoring.report.collect import RunRecord, SplitRecord
 from py_authoring.report.drawing import Chart, Table, name_width, plain
 
-_MOST_CLASSES, _MOST_VALUES = 100, 400
+_MOST_CLASSES, _MOST_INPUTS = 100, 16
 _ENVIRONMENT = {
     "command": "command",
     "created": "begun",
@@ -236,7 +236,15 @@ def _mistake(split: SplitRecord, mistake: Mapping[str, Any]) -> dict[str, Any]:
         }
         for part in mistake["inputs"]
     ]
-    return {"index": mistake["index"], "said": said, "more": more, "inputs": inputs}
+    words = [each for each in inputs if not each["picture"]]
+    return {
+        "index": mistake["index"],
+        "said": said,
+        "more": more,
+        "inputs": inputs,
+        "words": words[:_MOST_INPUTS],
+        "words_left_out": len(words) > _MOST_INPUTS,
+    }
 
 
 def _mistakes_lead(split: SplitRecord, shown: int) -> str:

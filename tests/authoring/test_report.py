@@ -296,14 +296,14 @@ def test_report_of_regression_shows_predictions_against_truth_and_the_largest_er
     )
     run = train(make_model(recipe=recipe, code=code), say=silent)
     text = (run.path / "report.html").read_text()
-    for wanted in ("Predicted against true", "Errors", "Worst mistakes", "Validation MAE"):
+    for wanted in ("Predicted against true", "Errors", "Worst mistakes", "Validation errors", "MAE from"):
         assert wanted in text
     kept = json.loads((run.path / "evidence.json").read_text())["splits"]["validation"]
     assert kept["points_of"] == len(kept["points"]) == 30
     sizes = [each["badness"] for each in kept["mistakes"]]
     errors = sorted((abs(true - said) for true, said in kept["points"]), reverse=True)
     assert sizes == pytest.approx(errors[:MISTAKES])
-    assert "x: " in text  # no picture: the values as text
+    assert re.search(r"x <code>[-−.\d]+, [^<]+</code>", text)  # no picture: the values as text
 
 
 def test_evidence_is_what_a_plain_loop_finds(make_model: MakeModel) -> None:
