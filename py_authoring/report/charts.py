@@ -35,6 +35,7 @@ _DESCRIBED = 6  # of more curves a sentence each is no help
 #: Metrics that people write in another way.
 WORDS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²", "lr": "learning rate"}
 _SHARES = ("accuracy", "precision", "recall", "f1")
+_SPREAD = "Distribution of errors"
 _ERRORS = ("mae", "rmse")  # both in the target's unit, so on one axis
 Series = tuple[str, list[int], list[float]]
 
@@ -323,7 +324,7 @@ def points_charts(split: SplitRecord) -> list[Chart]:
     histogram = f"errors-{split.name}"
     return [
         Chart(scatter, "Predicted against true", first, draw(scatter, "Predicted against true", first, paint_points)),
-        Chart(histogram, "Errors", second, draw(histogram, "Errors", second, paint_errors), table),
+        Chart(histogram, _SPREAD, second, draw(histogram, _SPREAD, second, paint_errors), table),
     ]
 
 
