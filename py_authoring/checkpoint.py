@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import io
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,11 @@ from torch import nn
 from py_authoring import atomic
 from py_authoring.errors import CheckpointError, NotFoundError
 from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
+from py_authoring.runs import CHECKPOINTS as CHECKPOINTS
+from py_authoring.runs import RUNS as RUNS
+from py_authoring.runs import command_name as command_name
+from py_authoring.runs import list_runs as list_runs
 
-RUNS = "runs"
-CHECKPOINTS = "checkpoints"
 FORMAT = 1
 
 
@@ -110,12 +111,6 @@ def recipe_of(checkpoint: Mapping[str, Any], directory: Path) -> ResolvedRecipe:
     return recipe_from_dict(checkpoint["recipe"], directory, checkpoint.get("sources", {}))
 
 
-def list_runs(directory: Path) -> list[Path]:
-    """The runs of a model that have a checkpoint, oldest first."""
-    runs = [path.parent.parent for path in (directory / RUNS).glob(f"[!.]*/{CHECKPOINTS}/last.pt")]
-    return sorted(runs, key=lambda path: [int(part) if part.isdecimal() else part for part in _parts(path.name)])
-
-
 def find_run(directory: Path, run: str | None = None) -> Path:
     """The folder of a run by name, or of the latest one.
 
@@ -190,12 +185,3 @@ def new_run_name(directory: Path, now: datetime.datetime | None = None) -> str:
 def clear_stale(directory: Path) -> list[Path]:
     """Removes what killed trainings left below the runs of a model."""
     return atomic.clear_stale(directory / RUNS, recursive=True)
-
-
-def _parts(name: str) -> list[str]:
-    return re.split(r"-", name)
-
-
-def command_name(directory: Path) -> str:
-    """What to type for a model on the command line: its name, or its folder's path."""
-    return directory.name if directory.parent == Path("models") else str(directory)

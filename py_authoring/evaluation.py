@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import (
     Accuracy,
     ConfusionMatrix,
@@ -31,8 +31,12 @@ from py_authoring import objective
 from py_authoring.data import Sample, Samples, batches
 from py_authoring.data_workers import name_the_dead
 from py_authoring.errors import AuthoringError, DataError, TrainingError
+from py_authoring.evidence import Evidence
 from py_authoring.model_file import MODEL_FILE, first_line, where
 from py_authoring.recipe import ResolvedRecipe
+
+#: Beyond so many classes there is no matrix: of 10,000 it would hold 800 MB while a model trains, and nobody reads it.
+MOST_CLASSES_OF_A_MATRIX = 1000
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,29 @@ class Evaluation:
         metrics: `loss` and the recipe's metrics; precision, recall and f1 are means over the classes.
         samples: how many were seen.
         per_class: for classification.
-        confusion: for classification; rows are the true classes, columns the predicted ones.
+        confusion: for classification of at most 1,000 classes; rows are the true classes, columns the predicted ones.
+        evidence: what a report shows besides; not part of `to_dict`.
     """
 
     metrics: dict[str, float]
     samples: int
     per_class: list[ClassResult] | None = None
     confusion: list[list[int]] | None = None
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        return asdict(self)
+        return {
+            "metrics": dict(self.metrics),
+            "samples": self.samples,
+            "per_class": None if self.per_class is None else [asdict(each) for each in self.per_class],
+            "confusion": self.confusion,
+        }
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_evaluation(self)
 
 
 def evaluate(
@@ -93,18 +109,30 @@ def evaluate(
         )
     classes = count_classes(model, dataset, resolved, device)
     engine = build_evaluator(model, resolved, device, classes, detailed=True)
+    evidence = Evidence(resolved.recipe.loss, classes)
+    evidence.attach(engine)
+    support = torch.zeros(classes or 0, dtype=torch.int64)
+
+    def count_targets(evaluator: Engine) -> None:
+        output: Any = evaluator.state.output
+        _, target = objective.for_metrics(output["output"], output["target"], resolved.recipe.loss)
+        support.add_(torch.bincount(target.reshape(-1).cpu(), minlength=len(support)))
+
+    if classes is not None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, count_targets)
     metrics = run_evaluator(engine, dataset, resolved)
     if classes is None:
-        return Evaluation(metrics, len(dataset))
-    matrix = engine.state.metrics["_confusion"].to(torch.int64)
+        return Evaluation(metrics, len(dataset), evidence=evidence)
+    matrix = engine.state.metrics.get("_confusion")
     names = labels or resolved.recipe.export.labels or []
     names = list(names) if len(names) == classes else [str(number) for number in range(classes)]
     precision, recall = (engine.state.metrics[key].tolist() for key in ("_precision", "_recall"))
     per_class = [
-        ClassResult(name, precision[i], recall[i], _f1(precision[i], recall[i]), int(matrix[i].sum()))
+        ClassResult(name, precision[i], recall[i], _f1(precision[i], recall[i]), int(support[i]))
         for i, name in enumerate(names)
     ]
-    return Evaluation(metrics, len(dataset), per_class, matrix.tolist())
+    confusion = None if matrix is None else matrix.to(torch.int64).tolist()
+    return Evaluation(metrics, len(dataset), per_class, confusion, evidence)
 
 
 def build_evaluator(
@@ -149,7 +177,7 @@ def build_evaluator(
         if detailed or {"precision", "recall", "f1"} & set(names):
             attached["_precision"] = Precision(for_metrics, average=False)
             attached["_recall"] = Recall(for_metrics, average=False)
-        if detailed or "confusion_matrix" in names:
+        if classes <= MOST_CLASSES_OF_A_MATRIX and (detailed or "confusion_matrix" in names):
             attached["_confusion"] = ConfusionMatrix(classes, output_transform=for_metrics)
     else:
         regression: dict[str, Callable[..., Metric]] = {

@@ -142,6 +142,11 @@ class Progress:
             self.say(text)
 
 
+def print_to_stderr(text: str) -> None:
+    """The `Say` of a program that gives none."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def clock(seconds: float) -> str:
     """Seconds as `0:15` or `1:02:03`.
 

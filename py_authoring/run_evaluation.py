@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from py_authoring import checkpoint as checkpoints
-from py_authoring import resuming
+from py_authoring import report, resuming
 from py_authoring.data import load_splits
 from py_authoring.device import choose_device
 from py_authoring.evaluation import Evaluation, evaluate
+from py_authoring.handlers import print_to_stderr
 from py_authoring.learnt import learnt_of
 from py_authoring.model_file import build_model
 from py_authoring.recipe import find_model, override_recipe
@@ -22,7 +23,10 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class RunEvaluation:
-    """Which checkpoint did what on which data; `picture` is the confusion matrix, if one was drawn."""
+    """Which checkpoint did what on which data.
+
+    `picture` is the confusion matrix, if one was drawn; `report` the run's `report.html`, if there is a run.
+    """
 
     model: str
     checkpoint: Path
@@ -30,6 +34,12 @@ class RunEvaluation:
     data: str
     evaluation: Evaluation
     picture: Path | None
+    report: Path | None = None
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_run_evaluation(self)
 
 
 def evaluate_run(
@@ -39,6 +49,7 @@ def evaluate_run(
     split: str | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
 ) -> RunEvaluation:
     """Measures a checkpoint of a model, built with the recipe that is stored in it.
 
@@ -48,6 +59,7 @@ def evaluate_run(
         split: train, validation or test; default: test, or validation if the data has no test split.
         device: auto, cpu, cuda or cuda:N; default: the recipe's.
         overrides: `key=value` texts, for other data: they go before the stored recipe.
+        say: takes a line for a person; default: stderr.
 
     Raises:
         NotFoundError: no such model, run, checkpoint or data.
@@ -67,8 +79,9 @@ def evaluate_run(
     checkpoints.load_weights_into(built, saved, file)
     evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels)
     folder = file.parent.parent
-    picture = None
+    picture = page = None
     if folder.parent.name == checkpoints.RUNS:
         write_metrics(folder, chosen, evaluation, {"checkpoint": file.name})
         picture = folder / "confusion_matrix.png" if evaluation.confusion is not None else None
-    return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture)
+        page = report.report_evaluation(folder, chosen, evaluation, file.name, splits.name, say or print_to_stderr)
+    return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture, page)

@@ -1,4 +1,4 @@
-"""The files of a run besides its checkpoints: recipe, environment, history, metrics, picture.
+"""The files of a run besides its checkpoints and its report: recipe, environment, history, metrics, picture.
 
 Scripts read these names: `recipe.toml environment.json history.jsonl history.csv metrics.json confusion_matrix.png`.
 """
@@ -26,6 +26,7 @@ import py_authoring
 from py_authoring import atomic
 from py_authoring.evaluation import Evaluation
 from py_authoring.recipe import ResolvedRecipe
+from py_authoring.report.drawing import of_any_text
 
 Row = dict[str, float | int | None]
 
@@ -42,6 +43,8 @@ class Run:
         best_epoch: the epoch of the best checkpoint; None if there is none.
         metrics: what the best checkpoint does on the validation data.
         seconds: how long this call took.
+        evaluation: where `metrics` come from; None if there is no validation data.
+        report: `report.html`; None if it could not be written.
     """
 
     path: Path
@@ -51,6 +54,8 @@ class Run:
     best_epoch: int | None
     metrics: dict[str, float]
     seconds: float
+    evaluation: Evaluation | None = field(default=None, repr=False)
+    report: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""
@@ -62,7 +67,13 @@ class Run:
             "best_epoch": self.best_epoch,
             "metrics": self.metrics,
             "seconds": self.seconds,
+            "report": None if self.report is None else str(self.report),
         }
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_run(self)
 
 
 def environment(device: torch.device, seed: int) -> dict[str, Any]:
@@ -115,6 +126,7 @@ def write_metrics(folder: Path, split: str, evaluation: Evaluation, extra: Mappi
         atomic.write_bytes(folder / "confusion_matrix.png", draw_confusion(evaluation.confusion, labels, split))
 
 
+@of_any_text()
 def draw_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], split: str) -> bytes:
     """A confusion matrix as a PNG file: true classes down, predicted ones across, counts in the cells."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from ignite.engine import Engine
 from ignite.handlers import Checkpoint
 
-from py_authoring import checkpoint, objective, resuming
+from py_authoring import checkpoint, objective, resuming, runs
 from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
 from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
@@ -23,8 +22,6 @@ from py_authoring.model_file import build_model
 from py_authoring.optimization import build_optimizer, build_scheduler
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
-
-_LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse")
 
 
 @dataclass
@@ -53,11 +50,7 @@ class Session:
 
     def score(self, row: Mapping[str, Any]) -> float:
         """How good an epoch was by `training.monitor`; higher is better."""
-        monitor = self.resolved.recipe.training.monitor
-        value = row["loss"] if self.evaluator is None else row.get(f"val_{monitor}")
-        if value is None or not math.isfinite(value):
-            return -math.inf
-        return -float(value) if monitor in _LOWER_IS_BETTER or self.evaluator is None else float(value)
+        return runs.score(row, self.resolved.recipe.training.monitor)
 
     def best_row(self) -> Row | None:
         """The history's best epoch, the earlier of two equally good ones; None before the first."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EarlyStopping, TerminateOnNan
 
-from py_authoring import atomic, checkpoint, resuming
+from py_authoring import atomic, checkpoint, resuming, run_record
 from py_authoring.data_workers import name_the_dead
 from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
-from py_authoring.handlers import Progress, Say, StopSignal
+from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
 from py_authoring.learnt import learnt_of
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
@@ -75,7 +74,7 @@ def train(
         WriteError: a checkpoint could not be written; the one before is whole.
         InterruptedRunError: stopped by a signal; the hint says how to go on.
     """
-    say = say or _print_to_stderr
+    say = say or print_to_stderr
     started = time.monotonic()
     flags = {"--epochs": epochs, "--lr": lr, "--seed": seed, "--device": device}
     directory = find_model(model)
@@ -84,7 +83,7 @@ def train(
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
             session = open_session(resolved, directory / checkpoint.RUNS / checkpoint.new_run_name(directory), say)
-            _run(session, stop, None)
+            saved = None
         else:
             folder = checkpoint.find_run(directory)
             checkpoint.clear_stale(directory)
@@ -95,8 +94,10 @@ def train(
             session = open_session(resolved, folder, say, learnt_of(saved))
             for change in changes:
                 say(f"changed: {change}")
+        with run_record.recorded(session):
             _run(session, stop, saved)
-        return _finish(session, time.monotonic() - started)
+            run = _finish(session, time.monotonic() - started)
+        return run_record.finished(session, run)
 
 
 def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], dict[str, Any]]:
@@ -256,7 +257,7 @@ def _stopped_early(stateful: Mapping[str, Any], patience: int | None) -> bool:
 def _finish(session: Session, seconds: float) -> Run:
     write_history(session.folder, session.history)
     best = session.best_row()
-    metrics: dict[str, float] = {}
+    evaluation = None
     epoch = int(best["epoch"] or 0) if best is not None else None
     if session.evaluator is not None and epoch is not None:
         file = session.folder / checkpoint.CHECKPOINTS / "best.pt"
@@ -264,11 +265,10 @@ def _finish(session: Session, seconds: float) -> Run:
         evaluation = evaluate(
             session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
         )
-        metrics = evaluation.metrics
         write_metrics(session.folder, "validation", evaluation, {"best_epoch": epoch, "epochs": session.epochs_done})
-    return Run(
-        session.folder, session.resolved.name, session.epochs_done, list(session.history), epoch, metrics, seconds
-    )
+    metrics = evaluation.metrics if evaluation is not None else {}
+    history = list(session.history)
+    return Run(session.folder, session.resolved.name, session.epochs_done, history, epoch, metrics, seconds, evaluation)
 
 
 def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
@@ -289,7 +289,3 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
     for what, now in (("torch", str(torch.__version__)), ("threads", torch.get_num_threads())):
         if saved[what] != now:
             session.say(f"note: {what} was {saved[what]}, is now {now}: the result may differ in the last bits")
-
-
-def _print_to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

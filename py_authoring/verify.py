@@ -92,6 +92,11 @@ class Verification:
             "seconds": self.seconds,
         }
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_verification(self)
+
 
 def verify(path: Path | str | Archive, *, device: str = "cpu") -> Verification:
     """Replays the golden examples of a file.

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("py_authoring.cli.new", "Start a model: writes model.py and recipe.toml, ready to train."),
     "train": ("py_authoring.cli.train", "Train a model by its recipe, or go on with its latest run."),
     "evaluate": ("py_authoring.cli.evaluate", "Measure a checkpoint: all metrics, per class, confusion matrix."),
+    "runs": ("py_authoring.cli.runs", "List the runs: when, state, epochs, best metric."),
+    "compare": ("py_authoring.cli.compare", "Put runs side by side: a table here, and a page with their curves."),
     "export": ("py_authoring.cli.export", "Checkpoint → TorchScript, machine code or ONNX with a contract, checked."),
     "predict": ("py_authoring.cli.predict", "Run an exported model on pictures, arrays or the rows of a CSV."),
     "inspect": ("py_authoring.cli.inspect", "Show what a model.pt, model.pt2 or model.onnx holds, anyone's."),

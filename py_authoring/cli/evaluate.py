@@ -43,7 +43,8 @@ def command(
 ) -> None:
     """Measure a checkpoint: all metrics, each class, the confusion matrix as text and as a picture.
 
-    The picture and metrics.json go into the run's folder; the model is built with the recipe that it was trained with.
+    The picture, metrics.json and report.html go into the run's folder; the model is built with the recipe that it was
+    trained with.
     """
     from py_authoring.recipe import find_model
 
@@ -52,10 +53,11 @@ def command(
     from py_authoring.checkpoint import command_name
     from py_authoring.run_evaluation import evaluate_run
 
-    result = evaluate_run(directory, checkpoint=checkpoint, split=split, device=device, overrides=overrides)
+    result = evaluate_run(directory, checkpoint=checkpoint, split=split, device=device, overrides=overrides, say=say)
     if as_json:
         document = {"model": result.model, "checkpoint": str(result.checkpoint), "split": result.split}
-        print_json({**document, **result.evaluation.to_dict()})
+        report = None if result.report is None else str(result.report)
+        print_json({**document, **result.evaluation.to_dict(), "report": report})
     else:
         say(
             f"{result.model}: {result.checkpoint} on {result.evaluation.samples:,} samples "
@@ -64,6 +66,8 @@ def command(
         print_data(as_text(result.evaluation))
         if result.picture is not None:
             say(f"saved {result.picture}")
+        if result.report is not None:
+            say(f"report {result.report}")
     say_next(f"py-authoring export {command_name(directory)}")
 
 

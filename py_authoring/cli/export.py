@@ -90,7 +90,19 @@ def command(
         print_json(version.to_dict())
     else:
         print_data(str(version.path))
+    _renew_report(version)
     say_next(f"rust-host run {version.path} …, or py-authoring verify {version.path}")
+
+
+# The report of the run shows the contract of what was exported from it.
+def _renew_report(version: Version) -> None:
+    from py_authoring import report
+    from py_authoring.runs import RUNS
+
+    name = version.contract.provenance.run
+    folder = version.path.parents[1] / RUNS / (name or "")
+    if name is not None and (folder / report.REPORT_FILE).is_file():
+        report.or_say(lambda: report.write_report(folder), say)
 
 
 def as_text(version: Version) -> str:

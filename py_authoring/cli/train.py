@@ -46,7 +46,8 @@ def command(
 ) -> None:
     """Train a model by its recipe.
 
-    Writes models/NAME/runs/<run>/ with checkpoints, history, metrics, environment, and the recipe with all its values.
+    Writes models/NAME/runs/<run>/ with checkpoints, history, metrics, environment, the recipe with all its values, and
+    report.html to look at, also when it is interrupted.
     Ctrl-C and SIGTERM save a checkpoint. Values given here go before the recipe's; a resumed run remembers its own.
     """
     from py_authoring.recipe import find_model, load_recipe
@@ -67,6 +68,8 @@ def command(
         metrics = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
         say(f"best of {run.epochs}: epoch {run.best_epoch}  {metrics}" if metrics else f"{run.epochs} done")
         say(f"saved {run.path}  in {run.seconds:.1f} s")
+        if run.report is not None:
+            say(f"report {run.report}")
     say_next(f"py-authoring evaluate {command_name(directory)}")
 
 

@@ -99,6 +99,11 @@ class Version:
             "seconds": self.seconds,
         }
 
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_version(self)
+
 
 @dataclass(frozen=True)
 class Exported:

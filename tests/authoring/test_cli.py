@@ -128,17 +128,22 @@ def test_recipe_show_says_where_each_value_came_from_without_torch(make_model: M
 def test_completion_offers_commands_options_and_models(make_model: MakeModel) -> None:
     make_model("one")
     make_model("other")
+    (last := Path("models/one/runs/20261129-101500/checkpoints/last.pt")).parent.mkdir(parents=True)
+    last.touch()
 
     def ask(line: str, word: int) -> tuple[list[str], dict[str, str]]:
         variables = {"_PY_AUTHORING_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(word)}
         return [], variables
 
     asked = [ask("py-authoring tr", 1), ask("py-authoring train o", 2), ask("py-authoring train one --re", 3)]
+    asked += [ask("py-authoring compare one/2", 2), ask("py-authoring runs o", 2)]
     answers = run_without([*HEAVY, "pydantic"], asked)
     assert [answer[1].split() for answer in answers] == [
         ["plain,train"],
         ["plain,one", "plain,other"],
         ["plain,--resume"],
+        ["plain,one/20261129-101500"],
+        ["plain,one", "plain,other"],
     ]
 
 

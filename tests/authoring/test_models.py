@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["atomic", "errors", "recipe", "recipe_toml", "recipe_problems", "recipe_schema", "model_file", "data"]
 MODULES += ["device", "objective", "optimization", "handlers", "cli.output", "learnt", "preprocessing", "splitting"]
 MODULES += ["pictures", "data_workers", "table_data", "prediction", "prediction_text"]
+MODULES += ["runs", "run_state", "evidence"]
+MODULES += ["report.charts", "report.drawing", "report.page", "report.subject"]
 
 
 def copy(name: str) -> Path:

@@ -234,6 +234,9 @@ def test_run_holds_the_files_that_scripts_read(make_model: MakeModel) -> None:
         "history.csv",
         "metrics.json",
         "confusion_matrix.png",
+        "report.html",
+        "evidence.json",
+        "state.json",
         "checkpoints/best.pt",
         "checkpoints/last.pt",
     }

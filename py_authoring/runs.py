@@ -1,0 +1,212 @@
+"""The runs of all models: where they lie, in which order, and what each came to. No torch here.
+
+In: `models/`. Out: a `RunSummary` a run, read from its small files alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from py_authoring import recipe_problems, recipe_toml, run_state
+from py_authoring.errors import NotFoundError
+from py_authoring.recipe import find_model, flatten, model_names
+
+RUNS = "runs"
+CHECKPOINTS = "checkpoints"
+#: Metrics of which a smaller value is the better one.
+LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse")
+#: The first of these that was measured stands for a run where one number has room.
+_SHOWN = ("accuracy", "f1", "r2", "mae", "rmse", "loss")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run in a list.
+
+    Attributes:
+        model: the model's name.
+        run: the run's name.
+        path: its folder.
+        started: RFC 3339, or None where nobody wrote it down.
+        state: running, finished, interrupted, failed or killed.
+        epochs: how many are done; `planned` is what the recipe asks for.
+        planned: None where the recipe cannot be read.
+        best_epoch: the epoch of the best checkpoint.
+        metric: which one `value` is, as `val_accuracy`; both are of the best epoch.
+        value: None before the first epoch.
+        seconds: how long all epochs took together.
+    """
+
+    model: str
+    run: str
+    path: Path
+    started: str | None
+    state: run_state.State
+    epochs: int
+    planned: int | None
+    best_epoch: int | None
+    metric: str | None
+    value: float | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+class RunList(list[RunSummary]):
+    """Runs in a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_runs(self)
+
+
+def list_runs(directory: Path) -> list[Path]:
+    """The runs of a model that have a checkpoint, oldest first."""
+    runs = [path.parent.parent for path in (directory / RUNS).glob(f"[!.]*/{CHECKPOINTS}/last.pt")]
+    return sorted(runs, key=lambda path: [_order(part) for part in path.name.split("-")])
+
+
+def summarize_runs(models: Sequence[str | Path] = ()) -> RunList:
+    """All runs of some models, or of all in ./models; by model, oldest first.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
+    folders = [find_model(model) for model in models] if models else [Path("models") / name for name in model_names()]
+    return RunList(summarize_run(run) for folder in folders for run in list_runs(folder))
+
+
+def summarize_run(folder: Path) -> RunSummary:
+    """What one run came to; a file that is damaged or missing leaves its part out.
+
+    Args:
+        folder: `models/NAME/runs/<run>`.
+    """
+    recipe, history = read_recipe(folder), read_history(folder)
+    best = best_row(history, str(recipe.get("training.monitor", "loss")))
+    shown = [*(f"val_{name}" for name in _SHOWN), "loss"]
+    metric = next((key for key in shown if best is not None and best.get(key) is not None), None)
+    planned = recipe.get("training.epochs")
+    return RunSummary(
+        model=model_of(folder),
+        run=folder.name,
+        path=folder,
+        started=read_json(folder / "environment.json").get("created"),
+        state=run_state.read_state(folder).state,
+        epochs=len(history),
+        planned=planned if isinstance(planned, int) else None,
+        best_epoch=int(best["epoch"]) if best else None,
+        metric=metric,
+        value=best[metric] if best and metric else None,
+        seconds=round(math.fsum(row.get("seconds") or 0.0 for row in history), 3),
+    )
+
+
+def find_run_folder(run: str | Path) -> Path:
+    """The folder of a run: a path, `NAME` for the latest run of a model, or `NAME/RUN`.
+
+    Raises:
+        NotFoundError: there is no such run; names the nearest.
+
+    Example:
+        >>> find_run_folder("mnist/20991231")
+        Traceback (most recent call last):
+            ...
+        py_authoring.errors.NotFoundError: no run `mnist/20991231`: model `mnist` has no run of that name
+    """
+    text = str(run).rstrip("/")
+    if (Path(text) / CHECKPOINTS).is_dir():
+        return Path(text)
+    model, slash, name = text.rpartition("/")
+    try:
+        directory = find_model(text)
+    except NotFoundError:
+        if not slash:
+            raise  # it names the models there are
+    else:
+        found = list_runs(directory)
+        if not found:
+            raise _no_run(text, f"model `{directory.resolve().name}` was not trained", [], f"py-authoring train {text}")
+        return found[-1]
+    try:
+        directory = find_model(model)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"no run `{text}`: it is no run's folder, no model and no MODEL/RUN", hint="`py-authoring runs` lists them"
+        ) from error
+    known = [path.name for path in list_runs(directory)]
+    if name in known:
+        return directory / RUNS / name
+    raise _no_run(text, f"model `{directory.resolve().name}` has no run of that name", known, "py-authoring runs")
+
+
+def command_name(directory: Path) -> str:
+    """What to type for a model on the command line: its name, or its folder's path."""
+    return directory.name if directory.parent == Path("models") else str(directory)
+
+
+def model_of(folder: Path) -> str:
+    """The name of the model that a run's folder belongs to."""
+    return folder.resolve().parent.parent.name
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of `history.jsonl`, one an epoch, as far as they can be read."""
+    rows: list[dict[str, Any]] = []
+    with suppress(OSError, ValueError):
+        for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if isinstance(row, dict) and isinstance(row.get("epoch"), int):
+                rows.append(row)
+    return rows
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe of a run: dotted key → value; empty where it cannot be read."""
+    with suppress(OSError, ValueError):
+        return flatten(recipe_toml.parse((folder / "recipe.toml").read_text(encoding="utf-8")))
+    return {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file; empty where there is none."""
+    with suppress(OSError, ValueError):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(document, dict):
+            return document
+    return {}
+
+
+def best_row(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any] | None:
+    """The best epoch by the monitored metric, the earlier of two equally good ones; None before the first."""
+    best = max(history, key=lambda row: score(row, monitor), default=None)
+    return None if best is None else dict(best)
+
+
+def score(row: Mapping[str, Any], monitor: str) -> float:
+    """How good an epoch was, higher is better: by `val_<monitor>`, or by the training loss where nothing validates."""
+    validated = any(key.startswith("val_") for key in row)
+    value = row.get(f"val_{monitor}") if validated else row.get("loss")
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return -float(value) if monitor in LOWER_IS_BETTER or not validated else float(value)
+
+
+def _no_run(text: str, why: str, known: Sequence[str], command: str) -> NotFoundError:
+    near = recipe_problems.suggest(text.rpartition("/")[2], list(known))
+    hint = f"runs there: {', '.join(known[-5:])}" if known else f"`{command}`"
+    return NotFoundError(f"no run `{text}`: {why}{near}", hint=hint)
+
+
+# Numbers by their size, before words: a folder that someone renamed must not end every listing.
+def _order(part: str) -> tuple[int, int, str]:
+    return (0, int(part), "") if part.isdecimal() else (1, 0, part)
