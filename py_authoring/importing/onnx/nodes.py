@@ -6,9 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import onnx
+import onnx.checker
 import onnx.inliner
 import torch
 from onnx import numpy_helper
@@ -55,7 +57,11 @@ def to_torch(proto: onnx.TensorProto) -> Tensor:
 
 
 def node_of(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
-    """A node of the file; inputs and outputs that are left out at the end are dropped."""
+    """A node of the file; inputs and outputs that are left out at the end are dropped.
+
+    Raises:
+        ForeignFileError: an attribute is unknown to ONNX's schema of the operator, or of another type than it says.
+    """
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     outputs = list(proto.output)
     while outputs and not outputs[-1]:
@@ -63,8 +69,39 @@ def node_of(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
     inputs = list(proto.input)
     while inputs and not inputs[-1]:
         inputs.pop()
-    attributes = {each.name: _attribute(each) for each in proto.attribute}
-    return Node(proto.op_type, domain, opsets.get(domain, 1), inputs, outputs, attributes)
+    opset = opsets.get(domain, 1)
+    types = _attribute_types(proto.op_type, opset, domain)
+    attributes: dict[str, Any] = {}
+    if types is None:
+        if proto.attribute and registry.find(domain, proto.op_type, opset, len(outputs)) is not None:
+            raise ForeignFileError(f"operator {proto.op_type} is not in opset {opset} of ONNX")
+        return Node(proto.op_type, domain, opset, inputs, outputs, attributes)
+    for each in proto.attribute:
+        expected = types.get(each.name)
+        # what is no text by the schema goes into lines of Python, so that none may come instead
+        if expected is None or each.type != expected or each.ref_attr_name:
+            words = onnx.AttributeProto.AttributeType
+            asked = "it has no such attribute" if expected is None else f"expected {words.Name(expected)}"
+            found = "a reference" if each.ref_attr_name else words.Name(each.type)
+            raise ForeignFileError(
+                f"a node of operator {proto.op_type} (opset {opset}) has attribute `{_shown(each.name)}` of type "
+                f"{found}: {asked}"
+            )
+        attributes[each.name] = _attribute(each)
+    return Node(proto.op_type, domain, opset, inputs, outputs, attributes)
+
+
+def _shown(name: str) -> str:
+    return repr(name[:60])[1:-1]
+
+
+@lru_cache(maxsize=4096)
+def _attribute_types(operator: str, opset: int, domain: str) -> dict[str, int] | None:
+    try:
+        schema = onnx.defs.get_schema(operator, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+    return {name: int(each.type.value) for name, each in schema.attributes.items()}
 
 
 def _attribute(proto: onnx.AttributeProto) -> Any:
@@ -82,11 +119,7 @@ def _attribute(proto: onnx.AttributeProto) -> Any:
 
 def attribute_names(node: Node) -> set[str]:
     """Which names are attributes of a node's operator, by ONNX's own schema of its opset."""
-    try:
-        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
-    except onnx.defs.SchemaError:
-        return set(node.attributes)
-    return set(schema.attributes) | set(node.attributes)
+    return set(_attribute_types(node.operator, node.opset, node.domain) or ())
 
 
 def opsets(model: onnx.ModelProto) -> dict[str, int]:
@@ -95,9 +128,18 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Puts functions of the file, and operators outside the table that ONNX defines by others, in their places."""
+    """Puts functions of the file, and operators outside the table that ONNX defines by others, in their places.
+
+    Raises:
+        ForeignFileError: what comes of the file's functions is not valid ONNX.
+    """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+            onnx.checker.check_model(model)  # an attribute of a call may be of another type than where it goes
+        except (onnx.checker.ValidationError, UnicodeDecodeError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ForeignFileError(f"the file's functions do not fit their calls: {reason[:300]}") from error
     versions = opsets(model)
     wanted = []
     for proto in _all_nodes(model.graph):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from py_authoring.importing.onnx.values import Value
+from py_authoring.importing.onnx.values import Value, literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -54,7 +54,7 @@ def _shape(translation: Translation, node: Node, value: Value) -> bool:
         chosen = [f"{name}[{axis}]" for axis in range(rank)][start:end]
         translation.bind(node.outputs[0], _listed(chosen))
     elif start or end is not None:
-        cut = f"{name}[{start}:{'' if end is None else end}]"
+        cut = f"{name}[{literal(start)}:{'' if end is None else literal(end)}]"
         translation.bind(node.outputs[0], Value("ints", cut))
     return True
 

@@ -29,6 +29,7 @@ from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry
 from py_authoring.importing.onnx.file import read_onnx
+from py_authoring.importing.onnx.nodes import node_of
 from py_authoring.importing.onnx.translation import Translated, translate
 from py_authoring.model_file import build_model, example_inputs
 from py_authoring.recipe import load_recipe
@@ -320,6 +321,32 @@ def test_no_text_of_a_file_becomes_code(tmp_path: Path) -> None:
     made = import_model(path, "quoted")
     assert build_model(load_recipe(made.path))(torch.zeros(2)).tolist() == [0, 0]
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("word", ["epsilon", "k"])
+def test_no_text_that_a_function_passes_on_becomes_code(word: str, tmp_path: Path) -> None:
+    evil = "__import__('pathlib').Path('pwned').write_text('x') * 0 + 1"
+    inner = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"])
+    if word == "k":
+        inner = helper.make_node("EyeLike", ["x"], ["y"])
+    kind = onnx.AttributeProto.FLOAT if word == "epsilon" else onnx.AttributeProto.INT
+    inner.attribute.append(onnx.AttributeProto(name=word, ref_attr_name="g", type=kind))
+    names = list(inner.input)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "Trick", names, ["y"], [inner], opsets[:1], ["g"])
+    call = helper.make_node("Trick", names, ["y"], domain="own", g=evil)
+    weights = [numpy_helper.from_array(np.ones(3, dtype=np.float32), name) for name in names[1:]]
+    graph = helper.make_graph([call], "graph", [tensor("x", 2, 3)], [tensor("y", 2, 3)], weights)
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
+    path = tmp_path / "trick.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ForeignFileError, match=word) as error:
+        import_model(path)
+    assert "\n" not in error.value.message
+    # nor where the checker has not seen it
+    with pytest.raises(ForeignFileError, match=f"has attribute `{word}` of type STRING: expected"):
+        node_of(onnx.inliner.inline_local_functions(model).graph.node[0], {"": 17})
+    assert not Path("pwned").exists() and not Path("models/trick").exists()
 
 
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:

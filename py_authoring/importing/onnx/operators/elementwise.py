@@ -11,7 +11,7 @@ from torch import Tensor
 from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.conversions import align, ordered, unordered, widen
 from py_authoring.importing.onnx.registry import handler, operator, template
-from py_authoring.importing.onnx.values import DTYPES
+from py_authoring.importing.onnx.values import DTYPES, literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -41,7 +41,7 @@ def _operands(translation: Translation, node: Node, infix: bool) -> tuple[str, s
     if node.opset < 7 and node.attributes.get("broadcast"):
         axis = node.attributes.get("axis")
         one, two = translation.tensor(first), translation.tensor(second)
-        return one, two if axis is None else f"{translation.source.use(align)}({two}, {one}, {axis})"
+        return one, two if axis is None else f"{translation.source.use(align)}({two}, {one}, {literal(axis)})"
     if not infix:
         return translation.tensor(first), translation.tensor(second)
     dtype = translation.dtype(node.inputs[0])

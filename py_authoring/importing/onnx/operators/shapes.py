@@ -122,7 +122,7 @@ def split_into(translation: Translation, node: Node) -> None:
     if sizes:
         translation.call(node, split, spread=True)
         return
-    more = {"count": str(node.attributes.get("num_outputs", len(node.outputs)))}
+    more = {"count": literal(node.attributes.get("num_outputs", len(node.outputs)))}
     attributes = {name: value for name, value in node.attributes.items() if name != "num_outputs"}
     from dataclasses import replace
 
@@ -181,8 +181,8 @@ def slice_simply(translation: Translation, node: Node) -> None:
         return
     parts = [":"] * (max(axes, default=-1) + 1)
     for axis, start, end, step in zip(axes, given[0], given[1], steps, strict=True):
-        last = "" if end >= 2**31 - 1 else str(end)
-        parts[axis] = f"{start or ''}:{last}{f':{step}' if step != 1 else ''}"
+        first, last = "" if start == 0 else literal(start), "" if end >= 2**31 - 1 else literal(end)
+        parts[axis] = f"{first}:{last}{f':{literal(step)}' if step != 1 else ''}"
     translation.define(node.outputs[0], f"{value_text}[{', '.join(parts)}]" if parts else value_text)
 
 
@@ -347,7 +347,7 @@ def eye_of(translation: Translation, node: Node) -> None:
 
     value = translation.tensor(translation.value(node.inputs[0]))
     to = node.attributes.get("dtype")
-    shift = node.attributes.get("k", 0)
+    shift = literal(node.attributes.get("k", 0))
     dtype = f".to({DTYPES[to]})" if to else ""
     translation.define(node.outputs[0], f"{translation.source.use(eye_like)}({value}, k={shift}){dtype}")
 
