@@ -101,7 +101,7 @@ def _attribute_types(operator: str, opset: int, domain: str) -> dict[str, int] |
         schema = onnx.defs.get_schema(operator, opset, domain)
     except onnx.defs.SchemaError:
         return None
-    return {name: int(each.type.value) for name, each in schema.attributes.items()}
+    return {name: int(each.type.value) for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
 
 
 def _attribute(proto: onnx.AttributeProto) -> Any:

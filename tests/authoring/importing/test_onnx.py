@@ -27,7 +27,7 @@ from py_authoring.errors import AuthoringError, NotFoundError, ParityError, Refu
 from py_authoring.export import export
 from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
-from py_authoring.importing.onnx import registry
+from py_authoring.importing.onnx import registry, sizes
 from py_authoring.importing.onnx.file import read_onnx
 from py_authoring.importing.onnx.nodes import node_of
 from py_authoring.importing.onnx.translation import Translated, translate
@@ -347,6 +347,49 @@ def test_no_text_that_a_function_passes_on_becomes_code(word: str, tmp_path: Pat
     with pytest.raises(ForeignFileError, match=f"has attribute `{word}` of type STRING: expected"):
         node_of(onnx.inliner.inline_local_functions(model).graph.node[0], {"": 17})
     assert not Path("pwned").exists() and not Path("models/trick").exists()
+
+
+def sizes_net(path: Path, *nodes: Any) -> Path:
+    """`y`: as many ones as `nodes` make of the length of axis 1, which is called `n`, and of whole numbers by name."""
+    numbers = [("one", 1), ("two", 2), ("nine", 9), ("ten", 10), ("minus", -1), ("axis", [1]), ("row", [-1])]
+    weights = [numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in numbers]
+    ends = [helper.make_node("Reshape", ["z", "row"], ["shape"]), helper.make_node("ConstantOfShape", ["shape"], ["y"])]
+    begins = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "one"], ["n"])]
+    return graph_file(path, [*begins, *nodes, *ends], [tensor("x", 2, "L")], [tensor("y", "K")], weights=weights)
+
+
+@pytest.mark.parametrize("method", ["script", "trace"])
+def test_sizes_below_zero_are_divided_towards_zero(method: str, tmp_path: Path) -> None:
+    # (n - 9) / 2 + 10, which is odd below zero for n = 8 and not for 9
+    nodes = [
+        helper.make_node("Sub", ["n", "nine"], ["a"]),
+        helper.make_node("Div", ["a", "two"], ["b"]),
+        helper.make_node("Add", ["b", "ten"], ["z"]),
+    ]
+    made = import_model(sizes_net(tmp_path / "net.onnx", *nodes))
+    assert "equal to ONNX Runtime on 2 inputs" in made.checked
+    module = build_model(load_recipe(made.path)).eval()
+    example = torch.zeros(2, 8)
+    whole = torch.jit.script(module) if method == "script" else torch.jit.trace(module, example)
+    assert [len(whole(torch.zeros(2, n))) for n in (4, 6, 8, 9, 13)] == [8, 9, 10, 10, 12]
+
+
+def test_every_free_axis_is_compared_at_a_second_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [helper.make_node("Div", ["n", "two"], ["z"])]
+    path = sizes_net(tmp_path / "net.onnx", *nodes)
+    assert "on 2 inputs" in import_model(path, "right").checked
+    # the same for 8, and not for 9
+    monkeypatch.setitem(sizes._INFIX, "Div", "{} - {} - 2")
+    with pytest.raises(ParityError, match="output `y` of the imported model"):
+        import_model(path, "wrong")
+    assert not Path("models/wrong").exists()
+
+
+@pytest.mark.parametrize("name", ["in.npz", "in.safetensors"])
+def test_examples_that_cannot_be_read_are_one_sentence(name: str, net: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ForeignFileError, match=f"{name}` is no .*, or is damaged: "):
+        import_model(net, examples=tmp_path / name)
 
 
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.operators.sequences import no_tensors
 from py_authoring.importing.onnx.registry import handler
-from py_authoring.importing.onnx.values import Value, literal
+from py_authoring.importing.onnx.values import Value
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node

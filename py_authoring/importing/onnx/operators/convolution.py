@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from py_authoring.importing.onnx.registry import handler, operator
-from py_authoring.importing.onnx.values import literal
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node

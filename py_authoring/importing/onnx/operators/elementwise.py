@@ -11,7 +11,8 @@ from torch import Tensor
 from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.conversions import align, ordered, unordered, widen
 from py_authoring.importing.onnx.registry import handler, operator, template
-from py_authoring.importing.onnx.values import DTYPES, literal
+from py_authoring.importing.onnx.values import DTYPES
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
