@@ -25,7 +25,7 @@ def divide_sizes(a: int, b: int) -> int:
     if not torch.jit.is_scripting():
         wide: Any = a + b * 0
         if isinstance(wide, Tensor):  # sizes are such while torch traces
-            return torch.div(wide, b, rounding_mode="trunc")
+            return torch.div(wide, b, rounding_mode="trunc")  # type: ignore[return-value]
     whole = abs(a) // abs(b)
     return whole if (a < 0) == (b < 0) else -whole
 

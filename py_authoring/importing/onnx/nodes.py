@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,6 +20,9 @@ from py_authoring.errors import RefusedError
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry
 from py_authoring.importing.onnx.values import DTYPES
+
+#: What functions may come to in their places; a message of protobuf ends at 2 GiB.
+_MOST_NODES, _MOST_BYTES = 1_000_000, 1 << 31
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,10 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """Puts functions of the file, and operators outside the table that ONNX defines by others, in their places.
 
     Raises:
-        ForeignFileError: what comes of the file's functions is not valid ONNX.
+        ForeignFileError: what comes of the file's functions is not valid ONNX, or too much.
     """
     if model.functions:
+        _check_growth(model)
         try:
             model = onnx.inliner.inline_local_functions(model)
             onnx.checker.check_model(model)  # an attribute of a call may be of another type than where it goes
@@ -152,6 +156,42 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
         except RuntimeError:  # it does not know every form; what is left is listed as not supported
             return model
     return model
+
+
+# From the table of functions alone: one that calls another twice doubles it, again and again.
+def _check_growth(model: onnx.ModelProto) -> None:
+    bodies = {_key(each, each.name): _nodes_of(each.node) for each in model.functions}
+    whole: dict[tuple[str, str, str], tuple[int, int]] = {}
+    begun: set[tuple[str, str, str]] = set()
+
+    def sizes(nodes: Sequence[onnx.NodeProto]) -> tuple[int, int]:
+        each = [whole.get(_key(node, node.op_type), (1, node.ByteSize())) for node in nodes]
+        return sum(count for count, _ in each), sum(size for _, size in each)
+
+    waiting = list(bodies)
+    while waiting:
+        key = waiting[-1]
+        inner = {_key(node, node.op_type) for node in bodies[key]} & bodies.keys()
+        missing = [] if key in whole else [each for each in inner if each not in whole]
+        if missing:
+            begun.add(key)
+            if begun & set(missing):
+                raise ForeignFileError(f"function `{_shown(key[1])}` of the file calls itself")
+            waiting.extend(missing)
+            continue
+        begun.discard(key)
+        whole[key] = sizes(bodies[key])
+        waiting.pop()
+    count, size = sizes(_all_nodes(model.graph))
+    if count > _MOST_NODES or size > _MOST_BYTES:
+        raise ForeignFileError(
+            f"the file's functions in their places would come to {count:,} nodes of {size:,} bytes; "
+            f"at most {_MOST_NODES:,} of {_MOST_BYTES:,} are read"
+        )
+
+
+def _key(proto: onnx.FunctionProto | onnx.NodeProto, name: str) -> tuple[str, str, str]:
+    return "" if proto.domain == "ai.onnx" else proto.domain, name, proto.overload
 
 
 def _has_body(node: Node) -> bool:
@@ -187,13 +227,16 @@ def check_operators(model: onnx.ModelProto, opsets: Mapping[str, int]) -> dict[s
 
 
 def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    found, waiting = [], [graph]
+    return _nodes_of(graph.node)
+
+
+def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    found, waiting = [], [nodes]
     while waiting:
-        current = waiting.pop()
-        for node in current.node:
+        for node in waiting.pop():
             found.append(node)
             for attribute in node.attribute:
                 if attribute.HasField("g"):
-                    waiting.append(attribute.g)
-                waiting.extend(attribute.graphs)
+                    waiting.append(attribute.g.node)
+                waiting.extend(each.node for each in attribute.graphs)
     return found

@@ -392,6 +392,27 @@ def test_examples_that_cannot_be_read_are_one_sentence(name: str, net: Path, tmp
         import_model(net, examples=tmp_path / name)
 
 
+@pytest.mark.parametrize("what", ["nodes", "bytes", "circle"])
+def test_functions_that_double_themselves_are_refused_before_they_are_put_in_place(what: str) -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    first = [helper.make_node("Relu", ["x"], ["y"])]
+    if what == "bytes":
+        weight = numpy_helper.from_array(np.ones(100_000, dtype=np.float32))
+        first = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("Add", ["x", "w"], ["y"])]
+    bodies = [first]
+    for number in range(40 if what == "nodes" else 14):
+        inner = [("x", "h"), ("h", "y")]
+        bodies.append([helper.make_node(f"F{number}", [one], [two], domain="own") for one, two in inner])
+    if what == "circle":
+        bodies[0] = [helper.make_node("F3", ["x"], ["y"], domain="own")]
+    functions = [helper.make_function("own", f"F{i}", ["x"], ["y"], body, opsets) for i, body in enumerate(bodies)]
+    call = helper.make_node(f"F{len(bodies) - 1}", ["x"], ["y"], domain="own")
+    graph = helper.make_graph([call], "graph", [tensor("x", 1)], [tensor("y", 1)])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    with pytest.raises(ForeignFileError, match="calls itself" if what == "circle" else "would come to .* nodes of"):
+        translate(model)
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ImageDecoder", ["x"], ["a"]),
