@@ -30,6 +30,7 @@ from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry, sizes
 from py_authoring.importing.onnx.file import read_onnx
 from py_authoring.importing.onnx.nodes import node_of
+from py_authoring.importing.onnx.operators.quantisation import quantize
 from py_authoring.importing.onnx.translation import Translated, translate
 from py_authoring.model_file import build_model, example_inputs
 from py_authoring.recipe import load_recipe
@@ -347,6 +348,108 @@ def test_no_text_that_a_function_passes_on_becomes_code(word: str, tmp_path: Pat
     with pytest.raises(ForeignFileError, match=f"has attribute `{word}` of type STRING: expected"):
         node_of(onnx.inliner.inline_local_functions(model).graph.node[0], {"": 17})
     assert not Path("pwned").exists() and not Path("models/trick").exists()
+
+
+def numbers(**given: Any) -> list[Any]:
+    return [numpy_helper.from_array(np.asarray(value), name) for name, value in given.items()]
+
+
+F32, I64 = np.float32, np.int64
+#: node, its constants, opset, input, what ONNX Runtime gives
+EDGES: dict[str, tuple[Any, list[Any], int, Any, Any]] = {
+    "CumSum, exclusive, beside a large number": (
+        helper.make_node("CumSum", ["x", "a"], ["y"], exclusive=1),
+        numbers(a=I64(0)),
+        14,
+        F32([1, 1e30, 2]),
+        F32([0, 1, 1e30]),
+    ),
+    "Slice, backwards from before the first": (
+        helper.make_node("Slice", ["x", "b", "e", "a", "d"], ["y"]),
+        numbers(b=I64([-9]), e=I64([-99]), a=I64([0]), d=I64([-1])),
+        13,
+        F32([1, 2, 3]),
+        F32([1]),
+    ),
+    "ScatterND without indices": (
+        helper.make_node("ScatterND", ["x", "i", "u"], ["y"]),
+        numbers(i=np.zeros((0, 1), I64), u=np.zeros((0, 2), F32)),
+        16,
+        F32([[1, 2], [3, 4]]),
+        F32([[1, 2], [3, 4]]),
+    ),
+    "GatherND without indices": (
+        helper.make_node("GatherND", ["x", "i"], ["y"]),
+        numbers(i=np.zeros((0, 1), I64)),
+        13,
+        F32([[1, 2], [3, 4]]),
+        np.zeros((0, 2), F32),
+    ),
+    "Softmax of nothing": (
+        helper.make_node("Softmax", ["x"], ["y"]),
+        [],
+        11,
+        np.zeros((0, 3), F32),
+        np.zeros((0, 3), F32),
+    ),
+    "Resize by 0.6": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([0.6])),
+        13,
+        np.arange(10, dtype=F32),
+        None,
+    ),
+    "Resize by 1.7": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([1.7])),
+        13,
+        np.arange(40, dtype=F32),
+        None,
+    ),
+    "Resize by 0.7 to a size that float32 rounds up": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([0.7])),
+        13,
+        np.arange(10, dtype=F32),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_an_operator_at_its_edge_equals_onnx_runtime(what: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    node, weights, opset, given, expected = EDGES[what]
+    rows: Any = given.shape
+    path = graph_file(
+        tmp_path / "edge.onnx",
+        [node],
+        [tensor("x", *rows)],
+        [tensor("y", *["?"] * given.ndim)],
+        weights=weights,
+        opset=opset,
+    )
+    (told,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": given})
+    if expected is not None:
+        np.testing.assert_array_equal(told, expected)
+    translated = translate(onnx.load(path))
+    for module in (module_of(translated), torch.jit.script(module_of(translated))):
+        assert_same(module(torch.from_numpy(given)), told, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
+def test_float8_is_cut_at_its_own_largest_number(dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    largest = torch.finfo(kind).max
+    made = torch.jit.script(quantize)(torch.tensor([-1e6, 2.0, 1e6]), torch.tensor(1.0), torch.zeros([], dtype=kind))
+    assert made.to(torch.float32).tolist() == [-largest, 2.0, largest]
 
 
 def sizes_net(path: Path, *nodes: Any) -> Path:

@@ -336,10 +336,13 @@ def hardmax_of_rest(x: Tensor, axis: int = 1) -> Tensor:
 
 
 def _flat_from(x: Tensor, axis: int) -> Tensor:
-    rows = 1
-    for size in x.shape[: axis + x.dim() if axis < 0 else axis]:
-        rows = rows * size
-    return x.reshape([rows, -1])
+    rows, width = 1, 1  # not -1, which has no answer where there are no elements
+    for position, size in enumerate(x.shape):
+        if position < (axis + x.dim() if axis < 0 else axis):
+            rows = rows * size
+        else:
+            width = width * size
+    return x.reshape([rows, width])
 
 
 @operator("Softmax", since=13)

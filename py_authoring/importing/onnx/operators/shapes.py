@@ -155,7 +155,7 @@ def slice_axes(
             end = min(max(end + size if end < 0 else end, 0), size)
             x = torch.slice_copy(x, axis, start, max(start, end), step)
         else:
-            start = min(max(start + size if start < 0 else start, -1), size - 1)
+            start = min(max(start + size if start < 0 else start, 0), size - 1)
             end = min(max(end + size if end < 0 else end, -1), size - 1)
             x = torch.index_select(x, axis, torch.arange(start, min(start, end), step, device=x.device))
     return x
