@@ -40,8 +40,8 @@ def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
     leading = list(x.shape[:batch_dims])
     rest = list(x.shape[batch_dims + depth :])
     rows = _product(leading)
-    flat = x.reshape([rows, _product(x.shape[batch_dims : batch_dims + depth])] + rest)
-    tuples = indices.reshape([rows, _product(indices.shape[batch_dims:-1]), depth])
+    flat = x.reshape([rows, _product(list(x.shape[batch_dims : batch_dims + depth]))] + rest)
+    tuples = indices.reshape([rows, _product(list(indices.shape[batch_dims:-1])), depth])
     place = torch.zeros([rows, tuples.shape[1]], dtype=torch.int64, device=x.device)
     for axis in range(depth):
         size = x.shape[batch_dims + axis]
@@ -65,13 +65,13 @@ def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, axis: int = 0,
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str = "none") -> Tensor:
     """Slices put, added, multiplied, … at tuples of indices."""
     depth = indices.shape[-1]
-    tuples = indices.reshape([_product(indices.shape[:-1]), depth])
+    tuples = indices.reshape([_product(list(indices.shape[:-1])), depth])
     place = torch.zeros([tuples.shape[0]], dtype=torch.int64, device=x.device)
     for axis in range(depth):
         size = x.shape[axis]
         part = tuples[:, axis].to(torch.int64)
         place = place * size + torch.where(part < 0, part + size, part)
-    slices, width = _product(x.shape[:depth]), _product(x.shape[depth:])
+    slices, width = _product(list(x.shape[:depth])), _product(list(x.shape[depth:]))
     flat = x.reshape([slices, width])
     new = updates.reshape([tuples.shape[0], width])
     where = place.unsqueeze(1).expand(new.shape)
