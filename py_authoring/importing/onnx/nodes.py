@@ -167,9 +167,8 @@ def _check_growth(model: onnx.ModelProto) -> None:
     def sizes(nodes: Sequence[onnx.NodeProto]) -> tuple[int, int]:
         each = [whole.get(_key(node, node.op_type), (1, node.ByteSize())) for node in nodes]
         # no further than to the bounds: numbers that double themselves grow long
-        return min(sum(count for count, _ in each), _MOST_NODES + 1), min(
-            sum(size for _, size in each), _MOST_BYTES + 1
-        )
+        count, size = sum(count for count, _ in each), sum(size for _, size in each)
+        return min(count, _MOST_NODES + 1), min(size, _MOST_BYTES + 1)
 
     waiting = list(bodies)
     while waiting:
@@ -188,7 +187,8 @@ def _check_growth(model: onnx.ModelProto) -> None:
     count, size = sizes(_all_nodes(model.graph))
     if count > _MOST_NODES or size > _MOST_BYTES:
         raise ForeignFileError(
-            f"the file's functions in their places would come to more than {_MOST_NODES:,} nodes or {_MOST_BYTES:,} bytes"
+            "the file's functions in their places would come to more than "
+            f"{_MOST_NODES:,} nodes or {_MOST_BYTES:,} bytes"
         )
 
 
