@@ -192,13 +192,14 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
         try:
             torch.set_num_threads(1)  # threads that wait for one another on a busy machine decide nothing
             module = exported.module(check_guards=False)
-            options: dict[str, Any] = _ONE_THREAD if _is_small(module, inputs) else _MANY_THREADS
+            small = _is_small(module, inputs)
+            options: dict[str, Any] = _ONE_THREAD if small else _MANY_THREADS
             capability = torch.backends.cpu.get_cpu_capability()
             kernel: Path | None = None
             if machine := _MACHINES.get(capability):
                 options = options | {"cpp.march": machine}
                 if direct := kernels.with_own_kernels(exported, kernels.LANES[capability]):
-                    module, kernel = direct, kernels.compile_kernel(compiler, machine, Path(folder))
+                    module, kernel = direct, kernels.compile_kernel(compiler, machine, Path(folder), small)
                     table = {kernels.direct_convolution(): [kernels.C_FUNCTION]}
                     options = options | {"aot_inductor.custom_ops_to_c_shims": table}
             options = _OPTIONS | options | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder), kernel)))}

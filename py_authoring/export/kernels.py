@@ -112,12 +112,13 @@ def with_own_kernels(program: Any, lanes: int) -> fx.GraphModule | None:
     return module
 
 
-def compile_kernel(compiler: str, machine: str, folder: Path) -> Path:
+def compile_kernel(compiler: str, machine: str, folder: Path, one_thread: bool) -> Path:
     """The kernel as an object file for one kind of processor.
 
     Args:
         compiler: path of g++.
         machine: what its `-march` takes.
+        one_thread: whether the code around it has no threads either.
 
     Raises:
         CppCompileError: g++ cannot compile it.
@@ -128,6 +129,7 @@ def compile_kernel(compiler: str, machine: str, folder: Path) -> Path:
     made = folder / "convolution.o"
     includes = [f"-I{path}" for path in include_paths()]
     options = ["-c", "-O3", "-std=c++17", "-fPIC", "-fopenmp", f"-march={machine}", "-fvisibility=hidden"]
+    options += ["-DONE_THREAD"] * one_thread
     command = [compiler, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / "convolution.cpp"), "-o", str(made)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
@@ -170,7 +172,9 @@ def _parameters(
     weight, given = _constant(module, arguments["weight"]), arguments.get("bias")
     bias = _constant(module, given)
     picture = cast(Any, arguments["input"]).meta.get("val")
-    if weight is None or (given is not None and bias is None) or picture is None or picture.dim() != 4:
+    if weight is None or (given is not None and not _is_bias(bias)) or picture is None or picture.dim() != 4:
+        return None
+    if not _depends_on_inputs(cast(fx.Node, arguments["input"])):
         return None
     if not weight.dtype == picture.dtype == torch.float32 or not weight.device.type == picture.device.type == "cpu":
         return None
@@ -185,6 +189,23 @@ def _parameters(
             return None  # more on one side than on the other
         padding = (height // 2, width // 2)
     return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias, stride, _pair(padding)
+
+
+def _is_bias(value: Tensor | None) -> bool:
+    return value is not None and value.dim() == 1 and value.dtype == torch.float32
+
+
+# What depends on constants alone, torch computes while it compiles: our operator has nothing that could do so.
+def _depends_on_inputs(node: fx.Node) -> bool:
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if each.op == "placeholder":
+            return True
+        waiting += [before for before in each.all_input_nodes if before not in seen]
+        seen.update(each.all_input_nodes)
+    return False
 
 
 # What alone uses a node, or nothing.
@@ -214,7 +235,9 @@ def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> b
 def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     x, given = cast(fx.Node, node.args[0]), node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     value, weight, bias = x.meta.get("val"), _constant(module, node.args[1]), _constant(module, given)
-    if weight is None or weight.dim() != 2 or (given is not None and bias is None) or not isinstance(value, Tensor):
+    if weight is None or weight.dim() != 2 or (given is not None and not _is_bias(bias)):
+        return False
+    if not isinstance(value, Tensor) or not _depends_on_inputs(x):
         return False
     if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
         return False

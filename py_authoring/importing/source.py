@@ -6,7 +6,9 @@ Owns Python names: each is given out once. Knows nothing of where the lines come
 from __future__ import annotations
 
 import importlib
+import json
 import keyword
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,8 +50,8 @@ class Source:
         self._trainable: set[str] = set()
         self._lines: list[str] = []
         self._depth = 2
-        self._names = _TAKEN | _BUILTINS | set(keyword.kwlist)
-        self._attributes = set(_ATTRIBUTES) | set(keyword.kwlist)
+        self._names = dict.fromkeys([*_TAKEN, *_BUILTINS, *keyword.kwlist], 1)
+        self._attributes = dict.fromkeys([*_ATTRIBUTES, *keyword.kwlist], 1)
         self._imports: dict[tuple[str, str], str] = {}
 
     def name(self, wanted: str) -> str:
@@ -160,6 +162,26 @@ class Source:
         return [*lines, "", *body]
 
 
+def literal(value: Any) -> str:
+    """A Python number, text or list of such, as TorchScript reads it.
+
+    Example:
+        >>> literal([1, 2]), literal(float("-inf")), literal(0.5)
+        ('[1, 2]', '-float("inf")', '0.5')
+    """
+    if isinstance(value, float):
+        if math.isnan(value):
+            return 'float("nan")'
+        if math.isinf(value):
+            return 'float("inf")' if value > 0 else '-float("inf")'
+        return repr(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value)  # a text of the file never ends its own quotes
+    return repr(value)
+
+
 _EXAMPLES = f'''
 
 def example_inputs(batch_size: int) -> dict[str, Tensor]:
@@ -176,13 +198,14 @@ def _first_sentence(about: str) -> str:
     return about.split("\n")[0].split(". ")[0].rstrip(".") + "."
 
 
-def _fresh(wanted: str, taken: set[str]) -> str:
+# Each name with the number that the last one like it got, so that many alike take no longer than others.
+def _fresh(wanted: str, taken: dict[str, int]) -> str:
     name = re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "value"
     if name[0].isdigit():
         name = f"_{name}"
-    stem, count = name, 1
+    stem = name
     while name in taken:
-        count += 1
-        name = f"{stem}_{count}"
-    taken.add(name)
+        taken[stem] += 1
+        name = f"{stem}_{taken[stem]}"
+    taken[name] = 1
     return name

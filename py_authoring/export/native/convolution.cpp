@@ -12,6 +12,11 @@ namespace {
 #endif
 #include "convolution.inc"
 
+#ifdef ONE_THREAD
+constexpr bool HAS_THREADS = false;
+#else
+constexpr bool HAS_THREADS = true;
+#endif
 // Below this many multiplications a second thread costs more than it does.
 constexpr double FEWEST_FOR_THREADS = 300'000;
 
@@ -81,13 +86,20 @@ aoti_torch_cpu_direct_convolution(AtenTensorHandle x, AtenTensorHandle weight, A
   TRY(floats(x, &input));
   TRY(floats(weight, &weights));
   TRY(floats(bias, &biases));
-  if (other)
+  if (other) {
+    int64_t *added_sizes = nullptr, *added_strides = nullptr;
+    TRY(aoti_torch_get_sizes(*other, &added_sizes));
+    TRY(aoti_torch_get_strides(*other, &added_strides));
+    const bool alike = added_sizes[0] == in[0] && added_sizes[1] == outputs && added_sizes[2] == out_h && added_sizes[3] == out_w;
+    if (!alike || !is_channels_last(added_sizes, added_strides))
+      return AOTI_TORCH_FAILURE;
     TRY(floats(*other, &added));
+  }
   Owned out, scratch;
   const int64_t sizes[] = {in[0], outputs, out_h, out_w}, strides[] = {out_h * out_w * outputs, 1, out_w * outputs, outputs};
   TRY(empty(sizes, strides, 4, &out.handle));
   TRY(floats(out.handle, &result));
-  const bool parallel = plan.s.multiplications() >= FEWEST_FOR_THREADS;
+  const bool parallel = HAS_THREADS && plan.s.multiplications() >= FEWEST_FOR_THREADS;
   if (const int64_t size = plan.scratch()) {
     const float *copy = nullptr;
     const int64_t one = 1;

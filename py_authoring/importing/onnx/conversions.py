@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,21 @@ def as_tensor(values: list[int], device: torch.device) -> Tensor:
     if torch.jit.is_scripting() or not torch.jit.is_tracing():
         return torch.tensor(values, dtype=torch.int64, device=device)
     return torch.stack([torch.as_tensor(each) for each in values]).to(device)
+
+
+def divide_sizes(a: int, b: int) -> int:
+    """A quotient of sizes, cut towards zero; a trace keeps where they come from.
+
+    Example:
+        >>> divide_sizes(-7, 2), divide_sizes(7, 2)
+        (-3, 3)
+    """
+    if not torch.jit.is_scripting():
+        wide: Any = a + b * 0
+        if isinstance(wide, Tensor):  # sizes are such while torch traces
+            return torch.div(wide, b, rounding_mode="trunc")  # type: ignore[return-value]
+    whole = abs(a) // abs(b)
+    return whole if (a < 0) == (b < 0) else -whole
 
 
 def to_ints(x: Tensor) -> list[int]:

@@ -126,8 +126,12 @@ def _dim(name: str, axis: int, dim: Any) -> int | str:
     return "batch" if axis == 0 else f"{re.sub(r'[^0-9A-Za-z_]+', '_', name)}_{axis}"
 
 
+def _free(parts: Sequence[Part]) -> list[str]:
+    return list(dict.fromkeys(dim for part in parts for dim in part.dims if isinstance(dim, str)))
+
+
 def _check_sizes(sizes: Mapping[str, int], parts: Sequence[Part]) -> None:
-    free = list(dict.fromkeys(dim for part in parts for dim in part.dims if isinstance(dim, str)))
+    free = _free(parts)
     for name in sizes:
         if name not in free:
             raise UsageError(f"no free axis is called `{name}`; there: {', '.join(free) or 'none'}")
@@ -139,9 +143,8 @@ def _size(dim: int | str, axis: int, sizes: Mapping[str, int]) -> int:
 
 # One axis longer by one at a time. A size that must agree with another may carry the same name in the file, or none.
 def _free_alone(parts: list[Part], inputs: Mapping[str, Tensor], run: Run | None) -> tuple[list[Part], list[str]]:
-    free = list(dict.fromkeys(dim for part in parts for dim in part.dims if isinstance(dim, str)))
     tied = []
-    for dim in free if run is not None else []:
+    for dim in _free(parts) if run is not None else []:
         try:
             assert run is not None
             run(_longer(parts, inputs, [dim]))
@@ -194,12 +197,18 @@ def _read_examples(path: Path, parts: Sequence[Part]) -> tuple[dict[str, Tensor]
         outputs = _read_tensors(path, "output", None)
         stored: list[Tensor] | None = outputs or None
     elif path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as found:
-            given, stored = {name: torch.from_numpy(found[name]) for name in found.files}, None
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                given, stored = {name: torch.from_numpy(found[name]) for name in found.files}, None
+        except Exception as error:  # NumPy and the archive raise what they stumble over
+            raise _unreadable(path, ".npz file of numbers", error) from error
     elif path.suffix == ".safetensors" and path.is_file():
         from safetensors.torch import load_file
 
-        given, stored = load_file(path), None
+        try:
+            given, stored = load_file(path), None
+        except Exception as error:  # its class has no name that can be imported in every version
+            raise _unreadable(path, ".safetensors file", error) from error
     else:
         raise NotFoundError(f"`{path}` is no .npz, no .safetensors and no folder with input_0.pb")
     for part in parts:
@@ -215,6 +224,11 @@ def _read_examples(path: Path, parts: Sequence[Part]) -> tuple[dict[str, Tensor]
             )
         given[part.name] = value
     return given, stored
+
+
+def _unreadable(path: Path, word: str, error: Exception) -> ForeignFileError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ForeignFileError(f"`{path}` is no {word}, or is damaged: {reason[:200]}")
 
 
 def _read_tensors(folder: Path, word: str, count: int | None) -> list[Tensor]:
@@ -248,9 +262,12 @@ class _Check:
         if self.run is None:
             return "equal to the stored outputs"
         cases = 1
-        leading = [str(part.dims[0]) for part in self.parts if part.dims and isinstance(part.dims[0], str)]
-        if leading:
-            inputs = _longer(self.parts, self.inputs, leading)
+        leading = {str(part.dims[0]) for part in self.parts if part.dims and isinstance(part.dims[0], str)}
+        grown = [[dim] for dim in _free(self.parts)]
+        if len(leading) > 1:
+            grown.append(sorted(leading))
+        for dims in grown:
+            inputs = _longer(self.parts, self.inputs, dims)
             worst = max(worst, self._compare(module, inputs, self.run(inputs), self.word))
             cases += 1
         return f"equal to {self.word} on {cases} input{'s' if cases > 1 else ''}, max |diff| {worst:.3g}"

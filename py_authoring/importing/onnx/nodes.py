@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import onnx
+import onnx.checker
 import onnx.inliner
 import torch
 from onnx import numpy_helper
@@ -18,6 +20,9 @@ from py_authoring.errors import RefusedError
 from py_authoring.importing.errors import ForeignFileError
 from py_authoring.importing.onnx import registry
 from py_authoring.importing.onnx.values import DTYPES
+
+#: What functions may come to in their places; a message of protobuf ends at 2 GiB.
+_MOST_NODES, _MOST_BYTES = 1_000_000, 1 << 31
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,11 @@ def to_torch(proto: onnx.TensorProto) -> Tensor:
 
 
 def node_of(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
-    """A node of the file; inputs and outputs that are left out at the end are dropped."""
+    """A node of the file; inputs and outputs that are left out at the end are dropped.
+
+    Raises:
+        ForeignFileError: an attribute is unknown to ONNX's schema of the operator, or of another type than it says.
+    """
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     outputs = list(proto.output)
     while outputs and not outputs[-1]:
@@ -63,8 +72,39 @@ def node_of(proto: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
     inputs = list(proto.input)
     while inputs and not inputs[-1]:
         inputs.pop()
-    attributes = {each.name: _attribute(each) for each in proto.attribute}
-    return Node(proto.op_type, domain, opsets.get(domain, 1), inputs, outputs, attributes)
+    opset = opsets.get(domain, 1)
+    types = _attribute_types(proto.op_type, opset, domain)
+    attributes: dict[str, Any] = {}
+    if types is None:
+        if proto.attribute and registry.find(domain, proto.op_type, opset, len(outputs)) is not None:
+            raise ForeignFileError(f"operator {proto.op_type} is not in opset {opset} of ONNX")
+        return Node(proto.op_type, domain, opset, inputs, outputs, attributes)
+    for each in proto.attribute:
+        expected = types.get(each.name)
+        # what is no text by the schema goes into lines of Python, so that none may come instead
+        if expected is None or each.type != expected or each.ref_attr_name:
+            words = onnx.AttributeProto.AttributeType
+            asked = "it has no such attribute" if expected is None else f"expected {words.Name(expected)}"
+            found = "a reference" if each.ref_attr_name else words.Name(each.type)
+            raise ForeignFileError(
+                f"a node of operator {proto.op_type} (opset {opset}) has attribute `{_shown(each.name)}` of type "
+                f"{found}: {asked}"
+            )
+        attributes[each.name] = _attribute(each)
+    return Node(proto.op_type, domain, opset, inputs, outputs, attributes)
+
+
+def _shown(name: str) -> str:
+    return repr(name[:60])[1:-1]
+
+
+@lru_cache(maxsize=4096)
+def _attribute_types(operator: str, opset: int, domain: str) -> dict[str, int] | None:
+    try:
+        schema = onnx.defs.get_schema(operator, opset, domain)
+    except onnx.defs.SchemaError:
+        return None
+    return {name: int(each.type.value) for name, each in schema.attributes.items()}  # type: ignore[attr-defined]
 
 
 def _attribute(proto: onnx.AttributeProto) -> Any:
@@ -82,11 +122,7 @@ def _attribute(proto: onnx.AttributeProto) -> Any:
 
 def attribute_names(node: Node) -> set[str]:
     """Which names are attributes of a node's operator, by ONNX's own schema of its opset."""
-    try:
-        schema = onnx.defs.get_schema(node.operator, node.opset, node.domain)
-    except onnx.defs.SchemaError:
-        return set(node.attributes)
-    return set(schema.attributes) | set(node.attributes)
+    return set(_attribute_types(node.operator, node.opset, node.domain) or ())
 
 
 def opsets(model: onnx.ModelProto) -> dict[str, int]:
@@ -95,9 +131,19 @@ def opsets(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Puts functions of the file, and operators outside the table that ONNX defines by others, in their places."""
+    """Puts functions of the file, and operators outside the table that ONNX defines by others, in their places.
+
+    Raises:
+        ForeignFileError: what comes of the file's functions is not valid ONNX, or too much.
+    """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        _check_growth(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+            onnx.checker.check_model(model)  # an attribute of a call may be of another type than where it goes
+        except (onnx.checker.ValidationError, UnicodeDecodeError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise ForeignFileError(f"the file's functions do not fit their calls: {reason[:300]}") from error
     versions = opsets(model)
     wanted = []
     for proto in _all_nodes(model.graph):
@@ -110,6 +156,44 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
         except RuntimeError:  # it does not know every form; what is left is listed as not supported
             return model
     return model
+
+
+# From the table of functions alone: one that calls another twice doubles it, again and again.
+def _check_growth(model: onnx.ModelProto) -> None:
+    bodies = {_key(each, each.name): _nodes_of(each.node) for each in model.functions}
+    whole: dict[tuple[str, str, str], tuple[int, int]] = {}
+    begun: set[tuple[str, str, str]] = set()
+
+    def sizes(nodes: Sequence[onnx.NodeProto]) -> tuple[int, int]:
+        each = [whole.get(_key(node, node.op_type), (1, node.ByteSize())) for node in nodes]
+        # no further than to the bounds: numbers that double themselves grow long
+        count, size = sum(count for count, _ in each), sum(size for _, size in each)
+        return min(count, _MOST_NODES + 1), min(size, _MOST_BYTES + 1)
+
+    waiting = list(bodies)
+    while waiting:
+        key = waiting[-1]
+        inner = {_key(node, node.op_type) for node in bodies[key]} & bodies.keys()
+        missing = [] if key in whole else [each for each in inner if each not in whole]
+        if missing:
+            begun.add(key)
+            if begun & set(missing):
+                raise ForeignFileError(f"function `{_shown(key[1])}` of the file calls itself")
+            waiting.extend(missing)
+            continue
+        begun.discard(key)
+        whole[key] = sizes(bodies[key])
+        waiting.pop()
+    count, size = sizes(_all_nodes(model.graph))
+    if count > _MOST_NODES or size > _MOST_BYTES:
+        raise ForeignFileError(
+            "the file's functions in their places would come to more than "
+            f"{_MOST_NODES:,} nodes or {_MOST_BYTES:,} bytes"
+        )
+
+
+def _key(proto: onnx.FunctionProto | onnx.NodeProto, name: str) -> tuple[str, str, str]:
+    return "" if proto.domain == "ai.onnx" else proto.domain, name, proto.overload
 
 
 def _has_body(node: Node) -> bool:
@@ -145,13 +229,16 @@ def check_operators(model: onnx.ModelProto, opsets: Mapping[str, int]) -> dict[s
 
 
 def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    found, waiting = [], [graph]
+    return _nodes_of(graph.node)
+
+
+def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    found, waiting = [], [nodes]
     while waiting:
-        current = waiting.pop()
-        for node in current.node:
+        for node in waiting.pop():
             found.append(node)
             for attribute in node.attribute:
                 if attribute.HasField("g"):
-                    waiting.append(attribute.g)
-                waiting.extend(attribute.graphs)
+                    waiting.append(attribute.g.node)
+                waiting.extend(each.node for each in attribute.graphs)
     return found

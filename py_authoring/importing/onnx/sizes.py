@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from py_authoring.importing.onnx.conversions import divide_sizes
 from py_authoring.importing.onnx.values import Value
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
     from py_authoring.importing.onnx.translation import Translation
 
 _INT64 = 7
+#: Div and Mod as they are where nothing is below 0.
 _INFIX = {"Add": "{} + {}", "Sub": "{} - {}", "Mul": "{} * {}", "Div": "{} // {}", "Mod": "{} % {}"}
 _CALLS = {"Max": "max({}, {})", "Min": "min({}, {})"}
 
@@ -54,7 +57,7 @@ def _shape(translation: Translation, node: Node, value: Value) -> bool:
         chosen = [f"{name}[{axis}]" for axis in range(rank)][start:end]
         translation.bind(node.outputs[0], _listed(chosen))
     elif start or end is not None:
-        cut = f"{name}[{start}:{'' if end is None else end}]"
+        cut = f"{name}[{literal(start)}:{'' if end is None else literal(end)}]"
         translation.bind(node.outputs[0], Value("ints", cut))
     return True
 
@@ -64,7 +67,7 @@ def _compute(translation: Translation, node: Node, values: Sequence[Value]) -> V
     if node.operator == "Identity" or (node.operator == "Cast" and node.attributes.get("to") == _INT64):
         return first
     if node.operator in _INFIX or node.operator in _CALLS:
-        return _arithmetic(node, values)
+        return _arithmetic(translation, node, values)
     parts = _parts(first)
     if node.operator == "Concat":
         every = [_parts(value) for value in values]
@@ -90,7 +93,7 @@ def _compute(translation: Translation, node: Node, values: Sequence[Value]) -> V
     return None
 
 
-def _arithmetic(node: Node, values: Sequence[Value]) -> Value | None:
+def _arithmetic(translation: Translation, node: Node, values: Sequence[Value]) -> Value | None:
     pattern = _INFIX.get(node.operator) or _CALLS[node.operator]
     if len(values) != 2:
         return None
@@ -101,7 +104,14 @@ def _arithmetic(node: Node, values: Sequence[Value]) -> Value | None:
     if {len(left), len(right)} - {1, length}:
         return None
     pairs = zip(left * (length if len(left) == 1 else 1), right * (length if len(right) == 1 else 1), strict=True)
-    made = [f"({pattern.format(*pair)})" if node.operator in _INFIX else pattern.format(*pair) for pair in pairs]
+    infix = node.operator in _INFIX
+    # what comes of sizes alone without a minus is a size
+    if node.operator in ("Div", "Mod") and any("-" in part for part in [*left, *right]):
+        if node.operator == "Mod" and node.attributes.get("fmod", 0):
+            return None
+        if node.operator == "Div":
+            pattern, infix = f"{translation.source.use(divide_sizes)}({{}}, {{}})", False
+    made = [f"({pattern.format(*pair)})" if infix else pattern.format(*pair) for pair in pairs]
     scalar = all(value.kind == "int" or (value.constant is not None and value.constant.dim() == 0) for value in values)
     return Value("int", made[0]) if scalar else _listed(made)
 

@@ -30,8 +30,8 @@ from py_authoring.importing.onnx.nodes import (
     opsets,
     to_torch,
 )
-from py_authoring.importing.onnx.values import DTYPES, NONE, SMALL, Value, literal
-from py_authoring.importing.source import Source
+from py_authoring.importing.onnx.values import DTYPES, NONE, SMALL, Value
+from py_authoring.importing.source import Source, literal
 
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 #: What these make may be far larger than what they take.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,23 +61,3 @@ class Value:
 
 
 NONE = Value("none", "None")
-
-
-def literal(value: Any) -> str:
-    """A Python number, text or list of such, as TorchScript reads it.
-
-    Example:
-        >>> literal([1, 2]), literal(float("-inf")), literal(0.5)
-        ('[1, 2]', '-float("inf")', '0.5')
-    """
-    if isinstance(value, float):
-        if math.isnan(value):
-            return 'float("nan")'
-        if math.isinf(value):
-            return 'float("inf")' if value > 0 else '-float("inf")'
-        return repr(value)
-    if isinstance(value, list):
-        return f"[{', '.join(map(literal, value))}]"
-    if isinstance(value, str):
-        return json.dumps(value)  # a text of the file never ends its own quotes
-    return repr(value)

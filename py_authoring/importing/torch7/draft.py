@@ -45,7 +45,7 @@ def draft_torch7(path: Path, shape: str | None) -> Draft:
     shapes = [(_parse(part), dtype) for part in shape.split(",")] if shape else [_first_shape(network, dtype)]
     largest = _SHARED * path.stat().st_size
     writer, names, result = _write(network, shapes, largest)
-    outputs = list(_flat(result))
+    outputs = list(_flat(writer, result))
     free = _free_axes(network, shapes, largest, writer, outputs)
     single = len(outputs) == 1
     skipped = sum(isinstance(value, Function) for each in modules_in(network) for value in each.fields.values())
@@ -135,12 +135,13 @@ def _write(network: Object, shapes: list[tuple[list[int], torch.dtype]], largest
     return writer, names, writer(network, nodes[0] if len(nodes) == 1 else nodes)
 
 
-def _flat(value: Any) -> Iterator[Node]:
+def _flat(writer: Writer, value: Any) -> Iterator[Node]:
+    writer.step()
     if isinstance(value, Node):
         yield value
     else:
         for each in value:
-            yield from _flat(each)
+            yield from _flat(writer, each)
 
 
 # The same lines for one sample more, and results that are longer by it.
@@ -156,7 +157,7 @@ def _free_axes(
         other, _, result = _write(network, more, largest)
     except AuthoringError:
         return False
-    sizes = [(one.example.shape, two.example.shape) for one, two in zip(outputs, _flat(result), strict=True)]
+    sizes = [(one.example.shape, two.example.shape) for one, two in zip(outputs, _flat(other, result), strict=True)]
     grows = all(one and two[0] == one[0] + 1 and two[1:] == one[1:] for one, two in sizes)
     return grows and other.source.lines == writer.source.lines
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from py_authoring.errors import RefusedError
 from py_authoring.importing.errors import ForeignFileError
+from py_authoring.importing.source import literal
 from py_authoring.importing.torch7.reader import Object, Table
 from py_authoring.importing.torch7.tables import axis_of
-from py_authoring.importing.torch7.writing import Node, Value, Writer, module
+from py_authoring.importing.torch7.writing import Node, Value, Writer, module, plain_name
 
 _PLAIN = {
     "ReLU": "torch.relu({x})",
@@ -32,18 +34,27 @@ def plain(writer: Writer, each: Object, x: Node) -> Value:
     return writer.define(word.lower(), _PLAIN[word].format(x=x.text), x)
 
 
-@module("Identity", "Contiguous", "Copy", "GradientReversal", "SpatialDropout", "VolumetricDropout", "WhiteNoise")
+@module("Identity", "Contiguous", "Copy", "GradientReversal")
 def identity(writer: Writer, each: Object, value: Value) -> Value:
-    """Nothing, once training is over."""
+    """The same."""
     return value
 
 
-@module("Dropout")
+@module("Dropout", "SpatialDropout", "VolumetricDropout")
 def dropout(writer: Writer, each: Object, x: Node) -> Value:
-    """Nothing; what nn wrote before its version 2 makes the numbers smaller instead."""
-    if each.get("v2"):
+    """Smaller by what training left out; nothing, where training made up for it: `nn.Dropout` since its version 2."""
+    if each.get("stochasticInference") or each.get("stochastic_inference") or each.get("si"):
+        raise RefusedError(f"module {each.name} that draws at random in evaluation too is not supported")
+    if each.get("v2") and plain_name(each) == "Dropout":
         return x
-    return writer.define("dropout", f"{x.text} * {1 - float(each.get('p', 0.5))!r}", x)
+    return writer.define("dropout", f"{x.text} * {literal(1 - float(each.get('p', 0.5)))}", x)
+
+
+@module("WhiteNoise")
+def white_noise(writer: Writer, each: Object, x: Node) -> Value:
+    """Plus the mean of the noise."""
+    mean = float(each.get("mean", 0))
+    return x if mean == 0 else writer.define("shifted", f"{x.text} + {literal(mean)}", x)
 
 
 def _bias(writer: Writer, each: Object) -> str:
@@ -192,16 +203,26 @@ def padding(writer: Writer, each: Object, x: Node) -> Value:
 
 @module("Padding")
 def padding_of_axis(writer: Writer, each: Object, x: Node) -> Value:
-    """One number before or after a dimension."""
-    axis, size = axis_of(each, x, "dim"), int(each.get("pad"))
-    pads = [0, 0] * (x.rank - 1 - axis) + ([-size, 0] if size < 0 else [0, size])
-    return writer.define("padded", f"F.pad({x.text}, {pads}, value={float(each.get('value', 0))!r})", x)
+    """One number at a place of a dimension, which is counted from its end where more than none are put in."""
+    axis, count = axis_of(each, x, "dim"), int(each.get("pad"))
+    size, index, value = x.example.shape[axis], int(each.get("index", 1)), literal(float(each.get("value", 0)))
+    if not 1 <= index <= size + 1:
+        raise ForeignFileError(f"module {each.name} pads at {index} of a dimension of {size}")
+    before = [0, 0] * (x.rank - 1 - axis)
+    if index == 1:
+        pads = before + ([-count, 0] if count < 0 else [0, count])
+        return writer.define("padded", f"F.pad({x.text}, {pads}, value={value})", x)
+    first = index - 1 if count < 0 else size - index + 1
+    head = f"F.pad({x.text}.narrow({axis}, 0, {first}), {[*before, 0, abs(count)]}, value={value})"
+    return writer.define("padded", f"torch.cat([{head}, {x.text}.narrow({axis}, {first}, {size - first})], {axis})", x)
 
 
 @module("SpatialUpSamplingNearest")
 def upsampling(writer: Writer, each: Object, x: Node) -> Value:
     """Each pixel repeated."""
-    return writer.define("larger", f"F.interpolate({x.text}, scale_factor={float(each.get('scale_factor'))!r})", x)
+    return writer.define(
+        "larger", f"F.interpolate({x.text}, scale_factor={literal(float(each.get('scale_factor')))})", x
+    )
 
 
 @module("SpatialUpSamplingBilinear")
@@ -230,7 +251,7 @@ def batch_norm(writer: Writer, each: Object, x: Node) -> Value:
         raise ForeignFileError(f"module {each.name} has neither `running_var` nor `running_std`")
     learnt = _filled(each, "weight")
     scale = f"{writer.weight(each, 'weight')}, {writer.weight(each, 'bias')}" if learnt else "None, None"
-    return writer.define("norm", f"F.batch_norm({x.text}, {mean}, {var}, {scale}, eps={eps!r})", x)
+    return writer.define("norm", f"F.batch_norm({x.text}, {mean}, {var}, {scale}, eps={literal(eps)})", x)
 
 
 @module("SpatialCrossMapLRN")
@@ -238,7 +259,9 @@ def response_norm(writer: Writer, each: Object, x: Node) -> Value:
     """By neighbouring channels."""
     given = [each.get("size"), each.get("alpha", 1e-4), each.get("beta", 0.75), each.get("k", 1)]
     size, alpha, beta, k = int(given[0]), float(given[1]), float(given[2]), float(given[3])
-    return writer.define("norm", f"F.local_response_norm({x.text}, {size}, {alpha!r}, {beta!r}, {k!r})", x)
+    return writer.define(
+        "norm", f"F.local_response_norm({x.text}, {size}, {literal(alpha)}, {literal(beta)}, {literal(k)})", x
+    )
 
 
 @module("Normalize")
@@ -246,10 +269,10 @@ def normalize(writer: Writer, each: Object, x: Node) -> Value:
     """Divided by the p-norm of the last axis."""
     p, eps = float(each.get("p", 2)), float(each.get("eps", 1e-10))
     if p == float("inf"):
-        norm = f"{x.text}.abs().amax(-1, keepdim=True) + {eps!r}"
+        norm = f"{x.text}.abs().amax(-1, keepdim=True) + {literal(eps)}"
         return writer.define("normalized", f"{x.text} / ({norm})", x)
-    powers = f"{x.text} * {x.text}" if p == 2 else f"{x.text}.abs() ** {p!r}"
-    norm = f"(({powers}).sum(-1, keepdim=True) + {eps!r}) ** {1 / p!r}"
+    powers = f"{x.text} * {x.text}" if p == 2 else f"{x.text}.abs() ** {literal(p)}"
+    norm = f"(({powers}).sum(-1, keepdim=True) + {literal(eps)}) ** {literal(1 / p)}"
     return writer.define("normalized", f"{x.text} / {norm}", x)
 
 
@@ -257,20 +280,20 @@ def normalize(writer: Writer, each: Object, x: Node) -> Value:
 def threshold(writer: Writer, each: Object, x: Node) -> Value:
     """One number for all that are not above a bound."""
     bound, value = float(each.get("threshold", 1e-6)), float(each.get("val", 0))
-    return writer.define("threshold", f"F.threshold({x.text}, {bound!r}, {value!r})", x)
+    return writer.define("threshold", f"F.threshold({x.text}, {literal(bound)}, {literal(value)})", x)
 
 
 @module("LeakyReLU")
 def leaky_relu(writer: Writer, each: Object, x: Node) -> Value:
     """Negative numbers made smaller."""
-    return writer.define("relu", f"F.leaky_relu({x.text}, {float(each.get('negval', 0.01))!r})", x)
+    return writer.define("relu", f"F.leaky_relu({x.text}, {literal(float(each.get('negval', 0.01)))})", x)
 
 
 @module("RReLU")
 def random_relu(writer: Writer, each: Object, x: Node) -> Value:
     """Negative numbers made smaller, by the mean of what training drew from."""
     slope = (float(each.get("lower", 1 / 8)) + float(each.get("upper", 1 / 3))) / 2
-    return writer.define("relu", f"F.leaky_relu({x.text}, {slope!r})", x)
+    return writer.define("relu", f"F.leaky_relu({x.text}, {literal(slope)})", x)
 
 
 @module("PReLU")
@@ -282,28 +305,28 @@ def prelu(writer: Writer, each: Object, x: Node) -> Value:
 @module("ELU")
 def elu(writer: Writer, each: Object, x: Node) -> Value:
     """Negative numbers as alpha × (eˣ - 1)."""
-    return writer.define("elu", f"F.elu({x.text}, {float(each.get('alpha', 1))!r})", x)
+    return writer.define("elu", f"F.elu({x.text}, {literal(float(each.get('alpha', 1)))})", x)
 
 
 @module("HardTanh", "Clamp")
 def hard_tanh(writer: Writer, each: Object, x: Node) -> Value:
     """Numbers kept within bounds."""
     low, high = float(each.get("min_val", -1)), float(each.get("max_val", 1))
-    return writer.define("bounded", f"torch.clamp({x.text}, {low!r}, {high!r})", x)
+    return writer.define("bounded", f"torch.clamp({x.text}, {literal(low)}, {literal(high)})", x)
 
 
 @module("HardShrink", "SoftShrink")
 def shrink(writer: Writer, each: Object, x: Node) -> Value:
     """Nothing near 0."""
     word = each.name.rpartition(".")[2].lower()
-    return writer.define("shrunk", f"F.{word}({x.text}, {float(each.get('lambda', 0.5))!r})", x)
+    return writer.define("shrunk", f"F.{word}({x.text}, {literal(float(each.get('lambda', 0.5)))})", x)
 
 
 @module("SoftPlus")
 def softplus(writer: Writer, each: Object, x: Node) -> Value:
     """A smooth ReLU."""
     beta, bound = float(each.get("beta", 1)), float(each.get("threshold", 20))
-    return writer.define("softplus", f"F.softplus({x.text}, {beta!r}, {bound!r})", x)
+    return writer.define("softplus", f"F.softplus({x.text}, {literal(beta)}, {literal(bound)})", x)
 
 
 @module("SoftMax", "LogSoftMax", "SoftMin", "SpatialSoftMax", "SpatialLogSoftMax")
@@ -318,19 +341,19 @@ def softmax(writer: Writer, each: Object, x: Node) -> Value:
 @module("Power")
 def power(writer: Writer, each: Object, x: Node) -> Value:
     """A power."""
-    return writer.define("power", f"{x.text} ** {float(each.get('pow'))!r}", x)
+    return writer.define("power", f"{x.text} ** {literal(float(each.get('pow')))}", x)
 
 
 @module("MulConstant")
 def times(writer: Writer, each: Object, x: Node) -> Value:
     """Times a number."""
-    return writer.define("scaled", f"{x.text} * {float(each.get('constant_scalar'))!r}", x)
+    return writer.define("scaled", f"{x.text} * {literal(float(each.get('constant_scalar')))}", x)
 
 
 @module("AddConstant")
 def plus(writer: Writer, each: Object, x: Node) -> Value:
     """Plus a number."""
-    return writer.define("shifted", f"{x.text} + {float(each.get('constant_scalar'))!r}", x)
+    return writer.define("shifted", f"{x.text} + {literal(float(each.get('constant_scalar')))}", x)
 
 
 @module("LookupTable")

@@ -348,9 +348,12 @@ class _Ascii(_Input):
     def _whole(self, count: int) -> list[int]:
         start = self.position
         try:
-            return [int(word) for word in self._words(count)]
+            found = [int(word) for word in self._words(count)]
         except ValueError as error:
             raise _Damaged(f"no whole number at byte {start:,}") from error
+        if any(not -(1 << 63) <= number < 1 << 63 for number in found):
+            raise _Damaged(f"a number of more than 64 bits at byte {start:,}")
+        return found
 
     def int32(self) -> int:
         return self._whole(1)[0]

@@ -61,6 +61,7 @@ def flatten(writer: Writer, each: Object, values: list[Value]) -> list[Value]:
     """A table of tables as one."""
     found: list[Value] = []
     for value in values:
+        writer.step()
         found.extend(flatten(writer, each, value) if isinstance(value, list) else [value])
     return found
 

@@ -40,6 +40,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: numbers of one tensor between two layers; 4 GB of float32.
 _LARGEST = 1 << 30
+#: lines, runs of modules and members of tables: a module in itself twice doubles them.
+_MOST = 100_000
 
 _RULES: dict[str, Rule] = {}
 
@@ -73,9 +75,21 @@ class Writer:
         self.source = Source()
         self._weights: dict[tuple[Any, ...], str] = {}
         self._left = largest
+        self._steps = 0
+
+    def step(self) -> None:
+        """Counts a line, a run of a module, or a member of a table.
+
+        Raises:
+            ForeignFileError: there are too many; a small file may ask for any number.
+        """
+        self._steps += 1
+        if self._steps > _MOST:
+            raise ForeignFileError(f"the network would become more than {_MOST:,} lines and runs of modules")
 
     def __call__(self, module: Object, value: Any) -> Any:
         """Writes a module; what comes out of it."""
+        self.step()
         name = plain_name(module)
         if name not in _RULES:
             raise RefusedError(f"module {module.name} is not supported")
@@ -92,6 +106,7 @@ class Writer:
 
     def define(self, wanted: str, text: str, *inputs: Node) -> Node:
         """Writes `name = text` and runs it on the example."""
+        self.step()
         name = self.source.name(wanted)
         line = f"{name} = {text}"
         made = self._run(name, line, inputs, "meta")

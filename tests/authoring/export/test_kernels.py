@@ -167,6 +167,23 @@ def test_a_graph_without_such_layers_is_left_alone():
     assert kernels.with_own_kernels(exported(Tiny(), torch.randn(3, 4)), 16) is None
 
 
+class Table(nn.Module):
+    """A layer of constants alone, which torch computes while it compiles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.layer = nn.Parameter(torch.randn(6, 128)), nn.Linear(128, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) @ self.layer(self.queries).T
+
+
+def test_a_layer_of_constants_is_left_to_torch():
+    module = kernels.with_own_kernels(exported(Table(), torch.randn(3, 128)), 16)
+    assert sum(node.target == kernels.direct_convolution() for node in module.graph.nodes) == 1
+    assert sum(node.target == torch.ops.aten.linear.default for node in module.graph.nodes) == 1
+
+
 def test_a_compiled_network_computes_what_eager_does_at_any_batch():
     torch.manual_seed(4)
     model, x = Block().eval(), torch.randn(6, 3, 12, 9)

@@ -27,8 +27,10 @@ from py_authoring.errors import AuthoringError, NotFoundError, ParityError, Refu
 from py_authoring.export import export
 from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
-from py_authoring.importing.onnx import registry
+from py_authoring.importing.onnx import registry, sizes
 from py_authoring.importing.onnx.file import read_onnx
+from py_authoring.importing.onnx.nodes import node_of
+from py_authoring.importing.onnx.operators.quantisation import quantize
 from py_authoring.importing.onnx.translation import Translated, translate
 from py_authoring.model_file import build_model, example_inputs
 from py_authoring.recipe import load_recipe
@@ -320,6 +322,192 @@ def test_no_text_of_a_file_becomes_code(tmp_path: Path) -> None:
     made = import_model(path, "quoted")
     assert build_model(load_recipe(made.path))(torch.zeros(2)).tolist() == [0, 0]
     assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("word", ["epsilon", "k"])
+def test_no_text_that_a_function_passes_on_becomes_code(word: str, tmp_path: Path) -> None:
+    evil = "__import__('pathlib').Path('pwned').write_text('x') * 0 + 1"
+    inner = helper.make_node("BatchNormalization", ["x", "s", "b", "m", "v"], ["y"])
+    if word == "k":
+        inner = helper.make_node("EyeLike", ["x"], ["y"])
+    kind = onnx.AttributeProto.FLOAT if word == "epsilon" else onnx.AttributeProto.INT
+    inner.attribute.append(onnx.AttributeProto(name=word, ref_attr_name="g", type=kind))
+    names = list(inner.input)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    function = helper.make_function("own", "Trick", names, ["y"], [inner], opsets[:1], ["g"])
+    call = helper.make_node("Trick", names, ["y"], domain="own", g=evil)
+    weights = [numpy_helper.from_array(np.ones(3, dtype=np.float32), name) for name in names[1:]]
+    graph = helper.make_graph([call], "graph", [tensor("x", 2, 3)], [tensor("y", 2, 3)], weights)
+    model = helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=8)
+    path = tmp_path / "trick.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ForeignFileError, match=word) as error:
+        import_model(path)
+    assert "\n" not in error.value.message
+    # nor where the checker has not seen it
+    with pytest.raises(ForeignFileError, match=f"has attribute `{word}` of type STRING: expected"):
+        node_of(onnx.inliner.inline_local_functions(model).graph.node[0], {"": 17})
+    assert not Path("pwned").exists() and not Path("models/trick").exists()
+
+
+def numbers(**given: Any) -> list[Any]:
+    return [numpy_helper.from_array(np.asarray(value), name) for name, value in given.items()]
+
+
+F32, I64 = np.float32, np.int64
+#: node, its constants, opset, input, what ONNX Runtime gives
+EDGES: dict[str, tuple[Any, list[Any], int, Any, Any]] = {
+    "CumSum, exclusive, beside a large number": (
+        helper.make_node("CumSum", ["x", "a"], ["y"], exclusive=1),
+        numbers(a=I64(0)),
+        14,
+        F32([1, 1e30, 2]),
+        F32([0, 1, 1e30]),
+    ),
+    "Slice, backwards from before the first": (
+        helper.make_node("Slice", ["x", "b", "e", "a", "d"], ["y"]),
+        numbers(b=I64([-9]), e=I64([-99]), a=I64([0]), d=I64([-1])),
+        13,
+        F32([1, 2, 3]),
+        F32([1]),
+    ),
+    "ScatterND without indices": (
+        helper.make_node("ScatterND", ["x", "i", "u"], ["y"]),
+        numbers(i=np.zeros((0, 1), I64), u=np.zeros((0, 2), F32)),
+        16,
+        F32([[1, 2], [3, 4]]),
+        F32([[1, 2], [3, 4]]),
+    ),
+    "GatherND of rows of nothing": (
+        helper.make_node("GatherND", ["x", "i"], ["y"]),
+        numbers(i=I64([[1]])),
+        13,
+        np.zeros((2, 0), F32),
+        np.zeros((1, 0), F32),
+    ),
+    "Softmax of nothing": (
+        helper.make_node("Softmax", ["x"], ["y"]),
+        [],
+        11,
+        np.zeros((0, 3), F32),
+        np.zeros((0, 3), F32),
+    ),
+    "Resize by 0.6": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([0.6])),
+        13,
+        np.arange(10, dtype=F32),
+        None,
+    ),
+    "Resize by 1.7": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([1.7])),
+        13,
+        np.arange(40, dtype=F32),
+        None,
+    ),
+    "Resize by 0.7 to a size that float32 rounds up": (
+        helper.make_node(
+            "Resize", ["x", "", "s"], ["y"], coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        ),
+        numbers(s=F32([0.7])),
+        13,
+        np.arange(10, dtype=F32),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDGES)
+def test_an_operator_at_its_edge_equals_onnx_runtime(what: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    node, weights, opset, given, expected = EDGES[what]
+    inputs, outputs = [tensor("x", *given.shape)], [tensor("y", *["?"] * given.ndim)]
+    path = graph_file(tmp_path / "edge.onnx", [node], inputs, outputs, weights=weights, opset=opset)
+    (told,) = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": given})
+    if expected is not None:
+        np.testing.assert_array_equal(told, expected)
+    translated = translate(onnx.load(path))
+    for module in (module_of(translated), torch.jit.script(module_of(translated))):
+        assert_same(module(torch.from_numpy(given)), told, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"])
+def test_float8_is_cut_at_its_own_largest_number(dtype: str) -> None:
+    kind = getattr(torch, dtype)
+    largest = torch.finfo(kind).max
+    made = torch.jit.script(quantize)(torch.tensor([-1e6, 2.0, 1e6]), torch.tensor(1.0), torch.zeros([], dtype=kind))
+    assert made.to(torch.float32).tolist() == [-largest, 2.0, largest]
+
+
+def sizes_net(path: Path, *nodes: Any) -> Path:
+    """`y`: as many ones as `nodes` make of the length of axis 1, which is called `n`, and of whole numbers by name."""
+    numbers = [("one", 1), ("two", 2), ("nine", 9), ("ten", 10), ("minus", -1), ("axis", [1]), ("row", [-1])]
+    weights = [numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in numbers]
+    ends = [helper.make_node("Reshape", ["z", "row"], ["shape"]), helper.make_node("ConstantOfShape", ["shape"], ["y"])]
+    begins = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "one"], ["n"])]
+    return graph_file(path, [*begins, *nodes, *ends], [tensor("x", 2, "L")], [tensor("y", "K")], weights=weights)
+
+
+@pytest.mark.parametrize("method", ["script", "trace"])
+def test_sizes_below_zero_are_divided_towards_zero(method: str, tmp_path: Path) -> None:
+    # (n - 9) / 2 + 10, which is odd below zero for n = 8 and not for 9
+    nodes = [
+        helper.make_node("Sub", ["n", "nine"], ["a"]),
+        helper.make_node("Div", ["a", "two"], ["b"]),
+        helper.make_node("Add", ["b", "ten"], ["z"]),
+    ]
+    made = import_model(sizes_net(tmp_path / "net.onnx", *nodes))
+    assert "equal to ONNX Runtime on 2 inputs" in made.checked
+    module = build_model(load_recipe(made.path)).eval()
+    example = torch.zeros(2, 8)
+    whole = torch.jit.script(module) if method == "script" else torch.jit.trace(module, example)
+    assert [len(whole(torch.zeros(2, n))) for n in (4, 6, 8, 9, 13)] == [8, 9, 10, 10, 12]
+
+
+def test_every_free_axis_is_compared_at_a_second_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [helper.make_node("Div", ["n", "two"], ["z"])]
+    path = sizes_net(tmp_path / "net.onnx", *nodes)
+    assert "on 2 inputs" in import_model(path, "right").checked
+    # the same for 8, and not for 9
+    monkeypatch.setitem(sizes._INFIX, "Div", "{} - {} - 2")
+    with pytest.raises(ParityError, match="output `y` of the imported model"):
+        import_model(path, "wrong")
+    assert not Path("models/wrong").exists()
+
+
+@pytest.mark.parametrize("name", ["in.npz", "in.safetensors"])
+def test_examples_that_cannot_be_read_are_one_sentence(name: str, net: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ForeignFileError, match=f"{name}` is no .*, or is damaged: "):
+        import_model(net, examples=tmp_path / name)
+
+
+@pytest.mark.parametrize("what", ["nodes", "bytes", "circle"])
+def test_functions_that_double_themselves_are_refused_before_they_are_put_in_place(what: str) -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    first = [helper.make_node("Relu", ["x"], ["y"])]
+    if what == "bytes":
+        weight = numpy_helper.from_array(np.ones(100_000, dtype=np.float32))
+        first = [helper.make_node("Constant", [], ["w"], value=weight), helper.make_node("Add", ["x", "w"], ["y"])]
+    bodies = [first]
+    for number in range(5_000 if what == "nodes" else 14):
+        inner = [("x", "h"), ("h", "y")]
+        bodies.append([helper.make_node(f"F{number}", [one], [two], domain="own") for one, two in inner])
+    if what == "circle":
+        bodies[0] = [helper.make_node("F3", ["x"], ["y"], domain="own")]
+    functions = [helper.make_function("own", f"F{i}", ["x"], ["y"], body, opsets) for i, body in enumerate(bodies)]
+    call = helper.make_node(f"F{len(bodies) - 1}", ["x"], ["y"], domain="own")
+    graph = helper.make_graph([call], "graph", [tensor("x", 1)], [tensor("y", 1)])
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+    words = "calls itself" if what == "circle" else "would come to more than 1,000,000 nodes or"
+    with pytest.raises(ForeignFileError, match=words):
+        translate(model)
 
 
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from py_authoring.errors import AuthoringError, RefusedError
 from py_authoring.importing import import_model
 from py_authoring.importing.errors import ForeignFileError
+from py_authoring.importing.torch7 import writing
 from py_authoring.importing.torch7.draft import draft_torch7
 from py_authoring.importing.torch7.reader import Function, Object, Reader, Table, read_t7
 from py_authoring.importing.torch7.writing import supported
@@ -111,9 +112,10 @@ def _cases() -> list[tuple[str, dict[str, Any], Any, Any]]:
         ("Copy", {}, X, X),
         ("Contiguous", {}, X, X),
         ("GradientReversal", {}, X, X),
-        ("SpatialDropout", {}, IMAGE, IMAGE),
-        ("VolumetricDropout", {}, deep, deep),
-        ("WhiteNoise", {}, X, X),
+        ("SpatialDropout", {"p": 0.25, "v2": True}, IMAGE, IMAGE * 0.75),
+        ("VolumetricDropout", {}, deep, deep * 0.5),
+        ("WhiteNoise", {"mean": 0, "std": 1}, X, X),
+        ("WhiteNoise", {"mean": 0.5, "std": 1}, X, X + 0.5),
         ("Dropout", {"p": 0.25, "v2": True}, X, X),
         ("Dropout", {"p": 0.25, "v2": False}, X, X * 0.75),
         ("Linear", {"weight": W23, "bias": B3}, X, F.linear(X, W23, B3)),
@@ -216,6 +218,18 @@ def _cases() -> list[tuple[str, dict[str, Any], Any, Any]]:
             torch.cat([torch.full((4, 2), 7.0), X], 1),
         ),
         (
+            "Padding",
+            {"dim": 1, "pad": -2, "nInputDim": 3, "value": float("-inf"), "index": 2},
+            IMAGE,
+            torch.cat([IMAGE[:, :1], torch.full((2, 2, 7, 6), float("-inf")), IMAGE[:, 1:]], 1),
+        ),
+        (
+            "Padding",
+            {"dim": 2, "pad": 3, "value": 7, "index": 2},
+            IMAGE,
+            torch.cat([IMAGE[:, :3], torch.full((2, 3, 7, 6), 7.0), IMAGE[:, 3:]], 1),
+        ),
+        (
             "SpatialUpSamplingNearest",
             {"scale_factor": 2},
             IMAGE,
@@ -269,6 +283,7 @@ def _cases() -> list[tuple[str, dict[str, Any], Any, Any]]:
         ("TanhShrink", {}, X, torch.nn.Tanhshrink()(X)),
         ("HardTanh", {"min_val": -0.5, "max_val": 0.2}, X, torch.nn.Hardtanh(-0.5, 0.2)(X)),
         ("Clamp", {"min_val": -0.5, "max_val": 0.2}, X, X.clamp(-0.5, 0.2)),
+        ("HardTanh", {"min_val": 0, "max_val": float("inf")}, X, X.clamp(min=0)),
         ("HardShrink", {"lambda": 0.3}, X, torch.nn.Hardshrink(0.3)(X)),
         ("SoftShrink", {"lambda": 0.3}, X, torch.nn.Softshrink(0.3)(X)),
         ("SoftPlus", {"beta": 2, "threshold": 20}, X, torch.nn.Softplus(2)(X)),
@@ -462,6 +477,8 @@ HOSTILE = {
     "nothing": b"",
     "a picture": b"\x89PNG\r\n\x1a\n" + bytes(40),
     "an ascii number of a megabyte": b"1\n" + b"7" * 10**6,
+    "an ascii tensor with a stride beyond 64 bits": b"4\n1\n3\nV 1\n18\ntorch.DoubleTensor\n1\n1\n%d\n1\n" % 2**70
+    + b"4\n2\n3\nV 1\n19\ntorch.DoubleStorage\n1\n0.5\n",
     "an ascii table of many pairs": b"3\n1\n999999999\n1\n1\n",
 }
 
@@ -484,6 +501,23 @@ def test_a_network_that_asks_for_more_memory_than_there_is_is_refused(write_t7: 
     net = nn("Sequential", [nn("Linear", weight=W23), nn("Replicate", nfeatures=10**9, dim=2), nn("Exp")])
     with pytest.raises(ForeignFileError, match="would make a tensor of shape"):
         draft_torch7(write_t7(net), None)
+
+
+@pytest.mark.parametrize("what", ["modules", "slices", "tables"])
+def test_a_small_file_that_doubles_itself_is_refused(
+    what: str, write_t7: Make, nn: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_MOST", 2000)
+    net = nn("Tanh")
+    for _ in range(40 if what == "modules" else 0):
+        net = nn("Sequential", [net, net])
+    if what == "slices":
+        net = nn("Sequential", [nn("Replicate", nfeatures=2**28, dim=1), nn("SplitTable", dimension=1)])
+    if what == "tables":
+        doubling = [nn("ConcatTable", [nn("Identity"), nn("Identity")]) for _ in range(40)]
+        net = nn("Sequential", [*doubling, nn("FlattenTable")])
+    with pytest.raises(ForeignFileError, match="would become more than 2,000 lines and runs of modules"):
+        draft_torch7(write_t7(net), "1")
 
 
 def test_functions_are_skipped_and_said(write_t7: Make, nn: Make, tmp_path: Path) -> None:

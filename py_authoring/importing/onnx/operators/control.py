@@ -11,7 +11,8 @@ from torch import Tensor
 from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.operators.sequences import no_tensors
 from py_authoring.importing.onnx.registry import handler
-from py_authoring.importing.onnx.values import Value, literal
+from py_authoring.importing.onnx.values import Value
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -97,9 +98,9 @@ def scan(translation: Translation, node: Node) -> None:
     for each in lists:
         translation.source.line(f"{each} = {translation.source.use(no_tensors)}()")
     step = translation.source.name("step")
-    with translation.source.block(f"for {step} in range({texts[0]}.shape[{axes[0]}]):"):
+    with translation.source.block(f"for {step} in range({texts[0]}.shape[{literal(axes[0])}]):"):
         slices = []
-        for text, axis, turned in zip(texts, axes, backward, strict=True):
+        for text, axis, turned in zip(texts, map(literal, axes), backward, strict=True):
             place = f"{text}.shape[{axis}] - 1 - {step}" if turned else step
             slices.append(Value("tensor", f"{text}.select({axis}, {place})"))
         arguments = [*(Value("tensor", text) for text in states), *slices]
@@ -112,7 +113,7 @@ def scan(translation: Translation, node: Node) -> None:
         translation.bind(name, Value("tensor", text, name=name))
     for name, each, axis, turned in zip(node.outputs[len(states) :], lists, out_axes, out_backward, strict=True):
         order = f"{each}[::-1]" if turned else each
-        translation.define(name, f"torch.stack({order}, {axis})")
+        translation.define(name, f"torch.stack({order}, {literal(axis)})")
 
 
 def stack_all(values: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from py_authoring.importing.onnx.registry import handler, operator
-from py_authoring.importing.onnx.values import literal
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -78,7 +78,7 @@ def convolution(translation: Translation, node: Node) -> None:
         if value and set(value) != {usual}:
             texts.append(f"{word}={literal(list(value))}")
     if given.get("group", 1) != 1:
-        texts.append(f"groups={given['group']}")
+        texts.append(f"groups={literal(given['group'])}")
     translation.define(node.outputs[0], f"F.conv{rank - 2}d({', '.join(texts)})")
 
 

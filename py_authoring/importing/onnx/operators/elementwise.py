@@ -12,6 +12,7 @@ from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.conversions import align, ordered, unordered, widen
 from py_authoring.importing.onnx.registry import handler, operator, template
 from py_authoring.importing.onnx.values import DTYPES
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -41,7 +42,7 @@ def _operands(translation: Translation, node: Node, infix: bool) -> tuple[str, s
     if node.opset < 7 and node.attributes.get("broadcast"):
         axis = node.attributes.get("axis")
         one, two = translation.tensor(first), translation.tensor(second)
-        return one, two if axis is None else f"{translation.source.use(align)}({two}, {one}, {axis})"
+        return one, two if axis is None else f"{translation.source.use(align)}({two}, {one}, {literal(axis)})"
     if not infix:
         return translation.tensor(first), translation.tensor(second)
     dtype = translation.dtype(node.inputs[0])
@@ -335,10 +336,13 @@ def hardmax_of_rest(x: Tensor, axis: int = 1) -> Tensor:
 
 
 def _flat_from(x: Tensor, axis: int) -> Tensor:
-    rows = 1
-    for size in x.shape[: axis + x.dim() if axis < 0 else axis]:
-        rows = rows * size
-    return x.reshape([rows, -1])
+    rows, width = 1, 1  # not -1, which has no answer where there are no elements
+    for position, size in enumerate(x.shape):
+        if position < (axis + x.dim() if axis < 0 else axis):
+            rows = rows * size
+        else:
+            width = width * size
+    return x.reshape([rows, width])
 
 
 @operator("Softmax", since=13)

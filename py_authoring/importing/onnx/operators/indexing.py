@@ -25,17 +25,23 @@ def gather_elements(x: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
     return torch.gather(x, axis, torch.where(places < 0, places + x.shape[axis], places))
 
 
+# Instead of -1 in a reshape, which has no answer where there are no elements.
+def _product(sizes: list[int]) -> int:
+    result = 1
+    for size in sizes:
+        result = result * size
+    return result
+
+
 @operator("GatherND")
 def gather_nd(x: Tensor, indices: Tensor, batch_dims: int = 0) -> Tensor:
     """Slices by tuples of indices."""
     depth = indices.shape[-1]
     leading = list(x.shape[:batch_dims])
     rest = list(x.shape[batch_dims + depth :])
-    rows = 1
-    for size in leading:
-        rows = rows * size
-    flat = x.reshape([rows, -1] + rest)
-    tuples = indices.reshape([rows, -1, depth])
+    rows = _product(leading)
+    flat = x.reshape([rows, _product(list(x.shape[batch_dims : batch_dims + depth]))] + rest)
+    tuples = indices.reshape([rows, _product(list(indices.shape[batch_dims:-1])), depth])
     place = torch.zeros([rows, tuples.shape[1]], dtype=torch.int64, device=x.device)
     for axis in range(depth):
         size = x.shape[batch_dims + axis]
@@ -59,17 +65,15 @@ def scatter_elements(x: Tensor, indices: Tensor, updates: Tensor, axis: int = 0,
 def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str = "none") -> Tensor:
     """Slices put, added, multiplied, … at tuples of indices."""
     depth = indices.shape[-1]
-    tuples = indices.reshape([-1, depth])
+    tuples = indices.reshape([_product(list(indices.shape[:-1])), depth])
     place = torch.zeros([tuples.shape[0]], dtype=torch.int64, device=x.device)
     for axis in range(depth):
         size = x.shape[axis]
         part = tuples[:, axis].to(torch.int64)
         place = place * size + torch.where(part < 0, part + size, part)
-    slices = 1
-    for size in x.shape[:depth]:
-        slices = slices * size
-    flat = x.reshape([slices, -1])
-    new = updates.reshape([tuples.shape[0], -1])
+    slices, width = _product(list(x.shape[:depth])), _product(list(x.shape[depth:]))
+    flat = x.reshape([slices, width])
+    new = updates.reshape([tuples.shape[0], width])
     where = place.unsqueeze(1).expand(new.shape)
     if reduction == "none":
         return flat.scatter(0, where, new).reshape(x.shape)

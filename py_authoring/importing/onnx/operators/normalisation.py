@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from py_authoring.importing.onnx.registry import handler, operator
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -21,7 +22,7 @@ def batch_normalisation(translation: Translation, node: Node) -> None:
         translation.value(name).trainable = False
     texts = [translation.tensor(translation.value(name)) for name in node.inputs]
     x, scale, shift, mean, var = texts
-    epsilon = node.attributes.get("epsilon", 1e-5)
+    epsilon = literal(node.attributes.get("epsilon", 1e-5))
     if node.attributes.get("training_mode", 0):
         translation.call(node, batch_norm_in_training)
         return

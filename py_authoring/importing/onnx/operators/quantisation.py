@@ -37,6 +37,12 @@ def saturate(x: Tensor, like: Tensor) -> Tensor:
     return x.clamp(low, high).to(like.dtype)
 
 
+def _largest(like: Tensor) -> float:
+    if like.dtype == torch.float8_e4m3fn:
+        return 448.0
+    return 240.0 if like.dtype == torch.float8_e4m3fnuz else 57344.0
+
+
 @operator("QuantizeLinear")
 def quantize(
     x: Tensor,
@@ -50,7 +56,9 @@ def quantize(
     zero = torch.zeros_like(scale, dtype=torch.uint8) if zero_point is None else zero_point
     divided = x.to(torch.float32) / blocked(scale, x, axis, block_size).to(torch.float32)
     if zero.is_floating_point():
-        return divided.clamp(-448.0, 448.0).to(zero.dtype)
+        if saturate:
+            divided = divided.clamp(-_largest(zero), _largest(zero))
+        return divided.to(zero.dtype)
     return _saturate(torch.round(divided) + blocked(zero, x, axis, block_size).to(torch.float32), zero)
 
 

@@ -141,9 +141,10 @@ def arg_min(x: Tensor, axis: int = 0, keepdims: int = 1, select_last_index: int 
 def cum_sum(x: Tensor, axis: int, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running sums, from either end, with or without the number itself."""
     turned = torch.flip(x, [axis]) if reverse else x
+    if exclusive and turned.shape[axis] > 0:  # moved, and not taken away again, which would round
+        zeros = torch.zeros_like(turned.narrow(axis, 0, 1))
+        turned = torch.cat([zeros, turned.narrow(axis, 0, turned.shape[axis] - 1)], axis)
     result = torch.cumsum(turned, axis).to(x.dtype)
-    if exclusive:
-        result = result - turned
     return torch.flip(result, [axis]) if reverse else result
 
 
@@ -151,7 +152,7 @@ def cum_sum(x: Tensor, axis: int, exclusive: int = 0, reverse: int = 0) -> Tenso
 def cum_prod(x: Tensor, axis: int, exclusive: int = 0, reverse: int = 0) -> Tensor:
     """Running products, from either end, with or without the number itself."""
     turned = torch.flip(x, [axis]) if reverse else x
-    if exclusive:
+    if exclusive and turned.shape[axis] > 0:
         ones = torch.ones_like(turned.narrow(axis, 0, 1))
         turned = torch.cat([ones, turned.narrow(axis, 0, turned.shape[axis] - 1)], axis)
     result = torch.cumprod(turned, axis).to(x.dtype)

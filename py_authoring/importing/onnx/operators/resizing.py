@@ -55,7 +55,7 @@ def resize(
     elif scales is not None:
         for position in range(count):
             factors[position] = scales[position]
-            wanted[position] = math.floor(x.shape[places[position]] * scales[position])
+            wanted[position] = math.floor(_narrow(x.shape[places[position]] * scales[position]))
     region = [0.0] * count + [1.0] * count if roi is None or len(roi) == 0 else roi
     outside = torch.zeros([1] * x.dim(), dtype=torch.bool, device=x.device)
     result = x
@@ -71,6 +71,8 @@ def resize(
             region[position],
             region[position + count],
             coordinate_transformation_mode,
+            # a pixel next to a step goes where ONNX Runtime puts it, which counts in float32
+            torch.float32 if mode == "nearest" else torch.float64,
         ).to(x.device)
         if coordinate_transformation_mode == "tf_crop_and_resize":
             shape = [1] * x.dim()
@@ -90,10 +92,17 @@ def resize(
     return result
 
 
-def _coordinates(size: int, have: int, factor: float, start: float, end: float, mode: str) -> Tensor:
-    place = torch.arange(size, dtype=torch.float64)
+def _narrow(number: float) -> float:
+    return float(torch.tensor([number], dtype=torch.float32)[0])
+
+
+def _coordinates(
+    size: int, have: int, factor: float, start: float, end: float, mode: str, dtype: torch.dtype
+) -> Tensor:
+    place = torch.arange(size, dtype=dtype)
+    step = torch.full_like(place, factor)
     if mode == "asymmetric":
-        return place / factor
+        return place / step
     if mode == "align_corners":
         whole = factor * have
         return place * ((have - 1) / (whole - 1)) if size > 1 else torch.zeros_like(place)
@@ -103,7 +112,7 @@ def _coordinates(size: int, have: int, factor: float, start: float, end: float, 
         return start * (have - 1) + place * ((end - start) * (have - 1) / (size - 1))
     if mode == "pytorch_half_pixel" and size == 1:
         return torch.zeros_like(place) - 0.5
-    middle = (place + 0.5) / factor - 0.5
+    middle = (place + 0.5) / step - 0.5
     if mode == "half_pixel_symmetric":
         return middle + have / 2 * (1 - size / (factor * have))
     return middle

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from py_authoring.errors import RefusedError
 from py_authoring.importing.onnx.registry import handler, operator
-from py_authoring.importing.onnx.values import Value, literal
+from py_authoring.importing.onnx.values import Value
+from py_authoring.importing.source import literal
 
 if TYPE_CHECKING:
     from py_authoring.importing.onnx.nodes import Node
@@ -122,7 +123,7 @@ def split_into(translation: Translation, node: Node) -> None:
     if sizes:
         translation.call(node, split, spread=True)
         return
-    more = {"count": str(node.attributes.get("num_outputs", len(node.outputs)))}
+    more = {"count": literal(node.attributes.get("num_outputs", len(node.outputs)))}
     attributes = {name: value for name, value in node.attributes.items() if name != "num_outputs"}
     from dataclasses import replace
 
@@ -154,7 +155,7 @@ def slice_axes(
             end = min(max(end + size if end < 0 else end, 0), size)
             x = torch.slice_copy(x, axis, start, max(start, end), step)
         else:
-            start = min(max(start + size if start < 0 else start, -1), size - 1)
+            start = min(max(start + size if start < 0 else start, 0), size - 1)
             end = min(max(end + size if end < 0 else end, -1), size - 1)
             x = torch.index_select(x, axis, torch.arange(start, min(start, end), step, device=x.device))
     return x
@@ -181,8 +182,8 @@ def slice_simply(translation: Translation, node: Node) -> None:
         return
     parts = [":"] * (max(axes, default=-1) + 1)
     for axis, start, end, step in zip(axes, given[0], given[1], steps, strict=True):
-        last = "" if end >= 2**31 - 1 else str(end)
-        parts[axis] = f"{start or ''}:{last}{f':{step}' if step != 1 else ''}"
+        first, last = "" if start == 0 else literal(start), "" if end >= 2**31 - 1 else literal(end)
+        parts[axis] = f"{first}:{last}{f':{literal(step)}' if step != 1 else ''}"
     translation.define(node.outputs[0], f"{value_text}[{', '.join(parts)}]" if parts else value_text)
 
 
@@ -347,7 +348,7 @@ def eye_of(translation: Translation, node: Node) -> None:
 
     value = translation.tensor(translation.value(node.inputs[0]))
     to = node.attributes.get("dtype")
-    shift = node.attributes.get("k", 0)
+    shift = literal(node.attributes.get("k", 0))
     dtype = f".to({DTYPES[to]})" if to else ""
     translation.define(node.outputs[0], f"{translation.source.use(eye_like)}({value}, k={shift}){dtype}")
 
