@@ -107,6 +107,8 @@ def load_table(section: CsvData | ParquetData | HfData, learnt: Learnt | None) -
                 f"`{path}`: column `{wrong}` can be no argument of forward, as data.separate makes each one",
                 hint="rename it to a word of letters, digits and `_`, or leave data.separate out",
             )
+    if learnt is not None:
+        features = _as_learnt(features, section, learnt, path)
     numbers = {name: table.numbers(name) for name in features if name not in section.categories}
     words = {name: table.texts(name) for name in features if name in section.categories}
     parts = split_rows(table, section)
@@ -303,6 +305,31 @@ def scale_of(values: Tensor) -> Scale:
         return Scale(0.0, 1.0)
     deviation = float(wide.std(correction=0))
     return Scale(float(wide.mean()), deviation if deviation > 0 else 1.0)
+
+
+def _as_learnt(
+    features: Sequence[str], section: CsvData | ParquetData | HfData, learnt: Learnt, path: Path
+) -> list[str]:
+    """The columns in the order that the weights know them in, wherever they stand in this file."""
+    known = [*learnt.numbers, *learnt.categories]
+    if not known:  # labels alone
+        return list(features)
+    lacking = [name for name in known if name not in features]
+    if lacking:
+        raise DataError(
+            f"`{path}`: column `{lacking[0]}` was trained on and is no feature here{suggest(lacking[0], features)}"
+        )
+    further = [name for name in features if name not in known]
+    if further:
+        raise DataError(
+            f"`{path}`: column `{further[0]}` is a feature that was not trained on",
+            hint=f"data.features names the columns to use: {_list(known)}",
+        )
+    moved = [name for name in known if (name in learnt.categories) != (name in section.categories)]
+    if moved:
+        was, now = ("a category", "of numbers") if moved[0] in learnt.categories else ("of numbers", "a category")
+        raise DataError(f"`{path}`: column `{moved[0]}` was {was} when it was trained on, data.categories makes it {now}")
+    return list(features) if section.separate else known
 
 
 def _inputs(

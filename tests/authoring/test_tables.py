@@ -280,6 +280,19 @@ def test_what_was_learnt_is_in_checkpoint_and_file_and_is_not_learnt_anew(
     }
     assert ids == {(0, 1.0), (3, 2.0), (1, 3.0)} and set(samples(splits, "train").target.tolist()) == {1}
     assert evaluate_run(folder, split="train", overrides=rest).evaluation.samples == 3
+    # columns that moved are found by their names
+    moved = folder / "moved.csv"
+    moved.write_text("code,kind,depth,colour,size\n30,b,1,violet,7\n0,b,2,red,8\n0,b,1,blue,9\n")
+    again = splits_of(folder, f"data.path={moved}", *rest[1:], learnt=learnt)
+    assert {tuple(row) for row in numbers(again, "train").tolist()} == {(7, 1), (8, 2), (9, 1)}
+    assert {tuple(row) for row in numbers(again, "train", "categories").tolist()} == {(0, 30), (3, 0), (1, 0)}
+    for header, said in (
+        ("size,deep,colour,code,kind", "column `depth` was trained on and is no feature here; did you mean deep"),
+        ("size,depth,colour,code,age,kind", "column `age` is a feature that was not trained on"),
+    ):
+        moved.write_text(f"{header}\n{','.join(['1'] * header.count(','))},b\n")
+        with pytest.raises(DataError, match=said):
+            splits_of(folder, f"data.path={moved}", *rest[1:], learnt=learnt)
     other.write_text("size,depth,colour,code,kind\n1,1,red,30,b\n1,1,red,30,d\n")
     with pytest.raises(
         DataError, match=r"other\.csv:3: column `kind` is 'd', a class that was not learnt; those are a"
