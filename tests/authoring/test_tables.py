@@ -298,7 +298,12 @@ def test_what_was_learnt_is_in_checkpoint_and_file_and_is_not_learnt_anew(
         DataError, match=r"other\.csv:3: column `kind` is 'd', a class that was not learnt; those are a"
     ):
         evaluate_run(folder, split="train", overrides=rest)
+    heard: list[str] = []
+    evaluate_run(folder, say=heard.append)
+    assert not any("not what this checkpoint was trained on" in line for line in heard)
     (folder / "a.csv").write_text(rows(41))
+    evaluate_run(folder, say=heard.append)
+    assert any("test may hold samples of the training" in line for line in heard)
     with pytest.raises(ResumeError, match="the data is not what the run began with"):
         train(folder, epochs=4, resume=True, say=lambda text: None)
 
