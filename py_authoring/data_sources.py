@@ -238,7 +238,7 @@ def _scale(values: Tensor) -> Scale:
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean = float((counts * levels).sum() / counts.sum())
     deviation = float((counts * (levels - mean) ** 2).sum() / counts.sum()) ** 0.5
-    return Scale(mean, deviation if deviation > 0 else 1.0)
+    return Scale(mean, deviation if deviation > 1e-6 else 1.0)  # what rounding leaves of 0
 
 
 def _from_pair(pair: Any, what: str) -> Any:

@@ -21,6 +21,7 @@ from py_authoring.model_file import first_line
 from py_authoring.prediction import Predictor, most_likely
 from py_authoring.prediction_inputs import DTYPES, picture_input
 from py_authoring.prediction_text import shortest
+from py_authoring.table_data import csv_reason
 
 _MOST_VALUES = 32
 _ROWS, _PICTURES = 4096, 32
@@ -151,10 +152,15 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"`{path}` cannot be read: {first_line(error)}") from error
     first = text.partition("\n")[0]
     delimiter = "," if "," in first else "\t" if "\t" in first else ";" if ";" in first else ","
+    lines: list[list[str]] = []
     try:
-        header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row] or [[]]
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            if row:
+                lines.append(row)
     except csv.Error as error:
-        raise DataError(f"`{path}` cannot be read: {first_line(error)}") from error
+        where = f"row {len(lines)}" if lines else "the header"
+        raise DataError(f"`{path}`: {where} cannot be read: {csv_reason(error)}") from error
+    header, *rows = lines or [[]]
     if not header:
         raise DataError(f"`{path}` is empty, expected a header")
     for number, row in enumerate(rows, 1):

@@ -144,14 +144,23 @@ def read_csv(path: Path, delimiter: str) -> Table:
     Raises:
         NotFoundError, DataError: names the line that has too many or too few fields.
     """
+    begun, rows = 1, []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
+            begun = reader.line_num + 1
+            for row in reader:
+                if row:
+                    rows.append((reader.line_num, row))
+                begun = reader.line_num + 1
     except FileNotFoundError as error:
         raise NotFoundError(f"data.path `{path}` is not there") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:  # of a quote that is not closed, too, which would swallow the rows below it
+        reason = csv_reason(error)
+        hint = 'a field with a quote is written as "5"" pipe"' if "quote" in reason else None
+        raise DataError(f"{path}:{begun}: the row cannot be read: {reason}", hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`{path}` cannot be read: {model_file.first_line(error)}") from error
     if not rows:
         raise DataError(f"`{path}` has no rows below its header")
@@ -167,6 +176,14 @@ def read_csv(path: Path, delimiter: str) -> Table:
         return [row[at] for _, row in rows]
 
     return Table(path, header, len(rows), values, lambda row: f"{path}:{rows[row][0]}")
+
+
+def csv_reason(error: csv.Error) -> str:
+    """What is wrong with the quotes of a row; the csv module's own words say it to programmers."""
+    text = model_file.first_line(error)
+    if text == "unexpected end of data":
+        return "a quote is opened and never closed"
+    return "a quote is closed in the middle of a field" if "expected after" in text else text
 
 
 def read_parquet(path: Path) -> Table:
@@ -303,8 +320,9 @@ def scale_of(values: Tensor) -> Scale:
     wide = values.to(torch.float64)
     if not len(wide):
         return Scale(0.0, 1.0)
-    deviation = float(wide.std(correction=0))
-    return Scale(float(wide.mean()), deviation if deviation > 0 else 1.0)
+    mean, deviation = float(wide.mean()), float(wide.std(correction=0))
+    # what rounding leaves of 0 where all are equal; two float32 differ by far more
+    return Scale(mean, deviation if deviation > 1e-12 * abs(mean) else 1.0)
 
 
 def _as_learnt(
@@ -328,7 +346,9 @@ def _as_learnt(
     moved = [name for name in known if (name in learnt.categories) != (name in section.categories)]
     if moved:
         was, now = ("a category", "of numbers") if moved[0] in learnt.categories else ("of numbers", "a category")
-        raise DataError(f"`{path}`: column `{moved[0]}` was {was} when it was trained on, data.categories makes it {now}")
+        raise DataError(
+            f"`{path}`: column `{moved[0]}` was {was} when it was trained on, data.categories makes it {now}"
+        )
     return list(features) if section.separate else known
 
 
@@ -387,14 +407,15 @@ def _distinct(texts: Sequence[str]) -> list[str]:
 
 def _label_order(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
         return 1, 0.0, label
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)  # NaN has no place among numbers
 
 
 def _as_text(value: Any) -> str | None:
-    if value is None:
-        return None
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return None  # pandas writes a missing text or number so
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     return str(value)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from py_authoring.data import ArrayDataset, TrainingBatches, collate, load_splits
-from py_authoring.data_sources import read_idx
+from py_authoring.data_sources import _scale, read_idx
 from py_authoring.errors import DataError, NotFoundError
 from py_authoring.recipe import load_recipe
 
@@ -184,6 +184,13 @@ def test_arrays_teach_scales_and_counts_of_the_training_samples(make_model: Make
     pixels = torch.stack([splits.train[place][0]["image"] for place in range(len(splits.train))]).double()
     (scale,) = splits.learnt.channels
     assert (scale.mean, scale.deviation) == pytest.approx((pixels.mean().item(), pixels.std(correction=0).item()))
+
+
+def test_channel_of_one_value_has_deviation_1() -> None:
+    for value in range(256):
+        assert _scale(torch.full((3, 7, 7), value, dtype=torch.uint8)).deviation == 1.0
+    assert _scale(torch.full((30,), 0.1)).deviation == _scale(torch.full((7,), -3e9)).deviation == 1.0
+    assert 0 < _scale(torch.tensor([1.0, 1.0000001])).deviation < 1e-6
 
 
 def test_class_of_an_idx_folder_without_a_sample_to_train_on_is_named(tmp_path: Path) -> None:
