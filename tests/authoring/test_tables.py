@@ -158,7 +158,7 @@ def test_quote_that_would_swallow_rows_is_named_with_its_row(make_model: MakeMod
 
 def test_labels_that_read_as_no_number_have_one_order() -> None:
     words = ["nan", "b", "NaN", "inf", "10", "9", "a"]
-    assert table_data._distinct(words) == table_data._distinct(words[::-1]) == ["9", "10", *sorted(words[:4] + ["a"])]
+    assert table_data._distinct(words) == table_data._distinct(words[::-1]) == ["9", "10", *sorted([*words[:4], "a"])]
 
 
 def test_zero_written_in_two_ways_is_two_words_and_not_one_number() -> None:
