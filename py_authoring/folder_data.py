@@ -164,7 +164,7 @@ def _find(folder: Path) -> list[_File]:
         )
     files = []
     for split, below in classes:
-        found = sorted(path for path in _walk(below) if _is_picture(path))
+        found = find_pictures(below)
         if not found:
             raise DataError(f"`{below}` has no picture, expected .png, .jpg or .jpeg files of class `{below.name}`")
         files += [_File(path, path.relative_to(folder).as_posix(), below.name, split) for path in found]
@@ -184,22 +184,37 @@ def _list(folder: Path) -> list[Path]:
         raise _unreadable(folder, error) from error
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture; raises `DataError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in _ENDINGS
+    return path.suffix.lower() in _ENDINGS and not path.is_dir()
 
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}")
 
 
-# As the host goes through a folder: hidden files and linked folders are left out.
-def _walk(folder: Path) -> Iterator[Path]:
+def find_pictures(folder: Path) -> list[Path]:
+    """All below a folder, sorted by path; as on the host, hidden files and linked folders are left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
     def stop(error: OSError) -> None:  # without it the pictures of such a folder are left out
         raise _unreadable(Path(error.filename or folder), error) from error
 
+    found: list[Path] = []
     for path, inner, names in os.walk(folder, onerror=stop):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from (Path(path) / name for name in names if not name.startswith("."))
+        found += [Path(path) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if _is_picture(path))
 
 
 def _labels(files: Sequence[_File]) -> list[str]:
@@ -236,10 +251,7 @@ def _decode_all(files: Sequence[_File], section: FolderData) -> Iterator[tuple[P
 
 
 def _decode(file: _File, section: FolderData) -> tuple[Pixels, bytes]:
-    try:
-        data = file.path.read_bytes()
-    except OSError as error:
-        raise _unreadable(file.path, error) from error
+    data = read_file(file.path)
     size = None if section.size is None else (section.size.height, section.size.width)
     return read_picture(data, section.color, size, str(file.path)), hashlib.sha256(data).digest()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,8 @@ def load_table(section: CsvData | ParquetData | HfData, learnt: Learnt | None) -
     dataset = ArrayDataset(inputs, target)
     described = {name: _describe(values) for name, values in learnt.categories.items()}
     notes = described if section.separate else _joined(section.category_input, described)
+    if numbers and not section.separate:
+        notes |= _columns(section.input, list(numbers))
     train, validation, test = (dataset.subset(part) for part in parts)
     return Splits(train, validation, test, path.name, learnt.labels, learnt, descriptions=notes)
 
@@ -390,6 +393,28 @@ def _describe(values: Sequence[str]) -> str:
 def _joined(name: str, described: dict[str, str]) -> dict[str, str]:
     text = "; ".join(f"column {place} is `{column}`, {text}" for place, (column, text) in enumerate(described.items()))
     return {name: text} if described else {}
+
+
+#: More would make a description that nobody reads, and a contract as large as a model.
+_MOST_NAMED = 256
+
+
+def _columns(name: str, columns: Sequence[str]) -> dict[str, str]:
+    """Which columns an input is made of, and in which order; nothing where names could not be read back."""
+    if len(columns) > _MOST_NAMED or any("`" in column for column in columns):
+        return {}
+    return {name: f"columns {', '.join(f'`{column}`' for column in columns)}"}
+
+
+def described_columns(description: str | None) -> list[str]:
+    """The columns that a description names; empty where it names none.
+
+    Example:
+        >>> described_columns("columns `age`, `bmi, rounded`"), described_columns("a category: 1, 2")
+        (['age', 'bmi, rounded'], [])
+    """
+    whole = re.fullmatch(r"columns `[^`]*`(, `[^`]*`)*", description or "")
+    return [] if whole is None else re.findall(r"`([^`]*)`", whole[0])
 
 
 def _list(words: Sequence[str]) -> str:
