@@ -83,10 +83,18 @@ def is_picture(data: bytes) -> bool:
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
+def is_there(word: str) -> bool:
+    """Whether a word is a path at which there is something; JSON is none, and may be too long to ask for."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _split(word: str, contract: Contract) -> tuple[str | None, str]:
     name, equals, value = word.partition("=")
     known = any(part.name == name for part in contract.inputs)
-    if equals and (known or (_NAME.fullmatch(name) and not Path(word).exists())):
+    if equals and (known or (_NAME.fullmatch(name) and not is_there(word))):
         _input(contract, name)
         return name, value
     return None, word
@@ -95,7 +103,7 @@ def _split(word: str, contract: Contract) -> tuple[str | None, str]:
 def _read(name: str | None, value: str, shown: str, contract: Contract) -> dict[str, Tensor]:
     path = Path(value)
     data: bytes | None = None
-    if len(value) < 4096 and path.exists():
+    if is_there(value):
         try:
             data = path.read_bytes()
         except OSError as error:

@@ -21,7 +21,7 @@ from py_authoring.errors import DataError, NotFoundError, UsageError
 from py_authoring.folder_data import find_pictures, read_file
 from py_authoring.model_file import first_line
 from py_authoring.prediction import Predictor, most_likely
-from py_authoring.prediction_inputs import DTYPES, picture_input
+from py_authoring.prediction_inputs import DTYPES, is_there, picture_input
 from py_authoring.prediction_text import shortest
 from py_authoring.recipe_problems import suggest
 from py_authoring.table_data import csv_reason, described_columns
@@ -58,7 +58,7 @@ class Mapped:
 def is_table(word: str) -> bool:
     """Whether a word names a table or a folder of pictures."""
     path = Path(word)
-    return path.is_dir() or path.suffix.lower() in _SEPARATORS
+    return (is_there(word) and path.is_dir()) or path.suffix.lower() in _SEPARATORS
 
 
 def delimiter_of(path: Path) -> str:
