@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import gzip
 import math
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -46,6 +45,9 @@ _IDX_NAMES = {
     "test images": ("t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"),
     "test labels": ("t10k-labels-idx1-ubyte", "t10k-labels.idx1-ubyte"),
 }
+#: No gzip file holds more for each of its bytes.
+_GZIP_RATIO = 1032
+_MOST_IDX_AXES = 32
 
 
 def load(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Splits:
@@ -83,20 +85,34 @@ def read_idx(path: Path) -> Tensor:
         DataError: it is no IDX file, holds another type, or has fewer or more bytes than its shape needs.
     """
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            file: BinaryIO = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+            return _read_idx(file, path, path.stat().st_size * (_GZIP_RATIO if packed else 1))
+    except MemoryError as error:
+        raise DataError(f"`{path}` states a shape that does not fit into this machine's memory") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"`{path}` cannot be read: {model_file.first_line(error)}") from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[3] == 0:
-        raise DataError(f"`{path}` is no IDX file: it begins with {data[:4].hex(' ') or 'nothing'}")
-    if data[2] != 0x08:
-        raise DataError(f"`{path}` holds IDX type {data[2]:#04x}, expected 0x08 (unsigned bytes)")
-    start = 4 + 4 * data[3]
-    shape = [int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(data) != start + math.prod(shape):
-        raise DataError(f"`{path}` has {len(data)} bytes, its shape {shape} needs {start + math.prod(shape)}")
-    return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy())
+
+
+def _read_idx(file: BinaryIO, path: Path, most: int) -> Tensor:
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[3] == 0:
+        raise DataError(f"`{path}` is no IDX file: it begins with {head.hex(' ') or 'nothing'}")
+    if head[2] != 0x08:
+        raise DataError(f"`{path}` holds IDX type {head[2]:#04x}, expected 0x08 (unsigned bytes)")
+    if head[3] > _MOST_IDX_AXES:
+        raise DataError(f"`{path}` states {head[3]} axes, expected at most {_MOST_IDX_AXES}")
+    sizes = file.read(4 * head[3])
+    shape = [int.from_bytes(sizes[at : at + 4], "big") for at in range(0, len(sizes), 4)]
+    start, needed = 4 + 4 * head[3], math.prod(shape)
+    # no more than the shape asks for is unpacked: a gzip file of 1 MB can hold 1 GB
+    data = file.read(min(needed, most) + 1) if len(sizes) == 4 * head[3] else b""
+    if len(data) != needed or len(sizes) != 4 * head[3]:
+        has = "more bytes than its shape" if len(data) > needed else f"{4 + len(sizes) + len(data)} bytes, its shape"
+        raise DataError(f"`{path}` has {has} {shape} needs{'' if len(data) > needed else f' {start + needed}'}")
+    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
 
 
 def _load_digits(section: DigitsData) -> Splits:
@@ -124,6 +140,8 @@ def _load_idx(section: IdxData) -> Splits:
     test = _idx_pair(folder, "test", section.input)
     shares = section.model_copy(update={"test": 0.0}) if test is not None else section
     parts = _split(train, shares)
+    if not len(train) and not (test is not None and len(test)):
+        raise DataError(f"`{folder}` has files of 0 samples")
     classes = int(max(part.target.max() for part in (train, test) if part is not None and len(part))) + 1
     labels = [str(number) for number in range(classes)]
     return Splits(parts[0], parts[1], test if test is not None else parts[2], folder.name, labels)
@@ -152,16 +170,27 @@ def _idx_pair(folder: Path, which: str, name: str) -> ArrayDataset | None:
 def _load_npz(section: NpzData) -> Splits:
     path = Path(section.path)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"`{path}` is a .npy file of one array, expected .npz with inputs and target by name")
+        with archive:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise NotFoundError(f"data.path `{path}` is not there") from error
-    except (OSError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged one NumPy and zipfile raise whatever their readers stumble over
         raise DataError(f"`{path}` is no .npz file of plain arrays: {model_file.first_line(error)}") from error
     names = section.inputs if section.inputs is not None else [name for name in arrays if name != section.target]
     for name in [section.target, *names]:
         if name not in arrays:
             raise DataError(f"`{path}` has no array `{name}`{suggest(name, list(arrays))}; it has {', '.join(arrays)}")
+    single = next((name for name in [*names, section.target] if not arrays[name].ndim), None)
+    if single is not None:
+        raise DataError(
+            f"`{path}`: array `{single}` is one value, expected an axis of samples",
+            hint="data.inputs names the arrays to use",
+        )
     tensors = {name: _tensor(arrays[name], f"array `{name}` of `{path}`") for name in [*names, section.target]}
     target = tensors.pop(section.target)
     dataset = _dataset(tensors, target, f"`{path}`")
@@ -238,7 +267,7 @@ def _scale(values: Tensor) -> Scale:
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean = float((counts * levels).sum() / counts.sum())
     deviation = float((counts * (levels - mean) ** 2).sum() / counts.sum()) ** 0.5
-    return Scale(mean, deviation if deviation > 0 else 1.0)
+    return Scale(mean, deviation if deviation > 1e-6 else 1.0)  # what rounding leaves of 0
 
 
 def _from_pair(pair: Any, what: str) -> Any:
@@ -257,6 +286,9 @@ def _from_pair(pair: Any, what: str) -> Any:
 
 
 def _dataset(inputs: Mapping[str, Tensor | Sequence[Tensor]], target: Tensor, what: str) -> ArrayDataset:
+    for name, values in [*inputs.items(), ("the target", target)]:
+        if isinstance(values, Tensor) and not values.dim():
+            raise DataError(f"{what}: `{name}` is one value, expected an axis of samples")
     for name, values in inputs.items():
         if len(values) != len(target):
             raise DataError(f"{what} has {len(values)} samples of `{name}` and {len(target)} of the target")

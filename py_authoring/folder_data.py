@@ -77,7 +77,7 @@ class PictureFiles(Dataset[Sample]):
         """Of names, classes and bytes of all files."""
         digest = hashlib.sha256()
         for file, number, data in zip(self.files, self.target.tolist(), self.digests, strict=True):
-            digest.update(f"{file.name}\0{number}\0".encode() + data)
+            digest.update(os.fsencode(file.name) + f"\0{number}\0".encode() + data)
         return digest.digest()
 
     def subset(self, indices: Tensor) -> PictureFiles:
@@ -140,6 +140,22 @@ def _find(folder: Path) -> list[_File]:
     inside = _folders(folder)
     splits = {each.name: ALIASES.get(each.name.lower(), each.name.lower()) for each in inside}
     ready = bool(inside) and all(name in SPLITS for name in splits.values())
+    # `train` with pictures in it is a class, of vehicles say; with folders in it is a split
+    mixed = [] if ready else [each for each in inside if splits[each.name] == "train" and _folders(each)]
+    if mixed:
+        other = next(each.name for each in inside if splits[each.name] not in SPLITS)
+        raise DataError(
+            f"`{folder}` has `{mixed[0].name}`, a folder of folders, beside `{other}`, which is no split",
+            hint=f"it holds either train, validation and test, or a folder for each class: move `{other}` elsewhere",
+        )
+    for each in [folder, *(inside if ready else [])]:
+        loose = [path for path in _list(each) if _is_picture(path)]
+        if loose:
+            raise DataError(
+                f"`{each}` has {len(loose)} picture{'s' if len(loose) > 1 else ''} in no folder of a class, "
+                f"the first is `{loose[0].name}`",
+                hint="one folder for each class: `cat/1.png`, or `train/cat/1.png`; others go elsewhere",
+            )
     classes = [(splits[each.name], below) for each in inside for below in _folders(each)] if ready else []
     classes = classes if ready else [(None, each) for each in inside]  # type: ignore[misc]
     if not classes:
@@ -148,7 +164,7 @@ def _find(folder: Path) -> list[_File]:
         )
     files = []
     for split, below in classes:
-        found = sorted(path for path in _walk(below) if path.suffix.lower() in _ENDINGS)
+        found = find_pictures(below)
         if not found:
             raise DataError(f"`{below}` has no picture, expected .png, .jpg or .jpeg files of class `{below.name}`")
         files += [_File(path, path.relative_to(folder).as_posix(), below.name, split) for path in found]
@@ -158,18 +174,54 @@ def _find(folder: Path) -> list[_File]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in _list(folder) if path.is_dir()]
 
 
-# As the host goes through a folder: hidden files and linked folders are left out.
-def _walk(folder: Path) -> Iterator[Path]:
-    for path, inner, names in os.walk(folder):
+def _list(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture; raises `DataError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _ENDINGS and not path.is_dir()
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}")
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All below a folder, sorted by path; as on the host, hidden files and linked folders are left out.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+
+    def stop(error: OSError) -> None:  # without it the pictures of such a folder are left out
+        raise _unreadable(Path(error.filename or folder), error) from error
+
+    found: list[Path] = []
+    for path, inner, names in os.walk(folder, onerror=stop):
         inner[:] = [name for name in inner if not name.startswith(".")]
-        yield from (Path(path) / name for name in names if not name.startswith("."))
+        found += [Path(path) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if _is_picture(path))
 
 
 def _labels(files: Sequence[_File]) -> list[str]:
     names = {file.label for file in files}
+    for file in files:
+        if file.label != file.label.encode(errors="replace").decode():
+            raise DataError(f"{str(file.path)!r}: the name of its class is no UTF-8, rename the folder")
     numbers = all(name.isdecimal() for name in names)
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
 
@@ -185,8 +237,8 @@ def _decode_all(files: Sequence[_File], section: FolderData) -> Iterator[tuple[P
     first: tuple[int, ...] | None = None
     threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:  # Pillow decodes without the GIL
-        for start in range(0, len(files), 256):  # not all at once: what waits would fill the memory
-            some = files[start : start + 256]
+        for start in range(0, len(files), 2 * threads):  # not all at once: what waits would fill the memory
+            some = files[start : start + 2 * threads]
             for file, (pixels, digest) in zip(some, pool.map(lambda f: _decode(f, section), some), strict=True):
                 first = pixels.shape if first is None else first
                 if pixels.shape != first:
@@ -199,10 +251,7 @@ def _decode_all(files: Sequence[_File], section: FolderData) -> Iterator[tuple[P
 
 
 def _decode(file: _File, section: FolderData) -> tuple[Pixels, bytes]:
-    try:
-        data = file.path.read_bytes()
-    except OSError as error:
-        raise DataError(f"`{file.path}` cannot be read: {(error.strerror or str(error)).lower()}") from error
+    data = read_file(file.path)
     size = None if section.size is None else (section.size.height, section.size.width)
     return read_picture(data, section.color, size, str(file.path)), hashlib.sha256(data).digest()
 

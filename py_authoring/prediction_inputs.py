@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,10 +83,18 @@ def is_picture(data: bytes) -> bool:
     return data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
 
 
+def is_there(word: str) -> bool:
+    """Whether a word is a path at which there is something; JSON is none, and may be too long to ask for."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def _split(word: str, contract: Contract) -> tuple[str | None, str]:
     name, equals, value = word.partition("=")
     known = any(part.name == name for part in contract.inputs)
-    if equals and (known or (_NAME.fullmatch(name) and not Path(word).exists())):
+    if equals and (known or (_NAME.fullmatch(name) and not is_there(word))):
         _input(contract, name)
         return name, value
     return None, word
@@ -96,7 +103,7 @@ def _split(word: str, contract: Contract) -> tuple[str | None, str]:
 def _read(name: str | None, value: str, shown: str, contract: Contract) -> dict[str, Tensor]:
     path = Path(value)
     data: bytes | None = None
-    if len(value) < 4096 and path.exists():
+    if is_there(value):
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -114,7 +121,7 @@ def _read(name: str | None, value: str, shown: str, contract: Contract) -> dict[
     try:
         text = value if data is None else data.decode("utf-8-sig")
         document = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of too many digits and too many brackets, too
         raise UsageError(f"{shown} is no JSON and no .npy, .npz, PNG or JPEG file: {first_line(error)}") from error
     if name is None and isinstance(document, Mapping) and document:
         return {key: _from_json(inner, _input(contract, key)) for key, inner in document.items()}
@@ -126,7 +133,9 @@ def _arrays(name: str | None, archive: Any, path: str, shown: str, contract: Con
     names, inputs = list(archive.files), [part.name for part in contract.inputs]
     try:
         arrays = {key: _array(archive[key], path) for key in names}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except DataError:
+        raise
+    except Exception as error:  # of a damaged one NumPy and zipfile raise whatever their readers stumble over
         raise DataError(f"`{path}` cannot be read: {first_line(error)}") from error
     if name is None and all(key in inputs for key in names):
         return arrays
@@ -142,7 +151,7 @@ def _arrays(name: str | None, archive: Any, path: str, shown: str, contract: Con
 def _load(data: bytes, path: str) -> Any:
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # as above
         raise DataError(f"`{path}` is no array that can be read: {first_line(error)}") from error
 
 
@@ -156,10 +165,12 @@ def _array(array: np.ndarray, path: str) -> Tensor:
 
 def _from_json(value: Any, part: Input) -> Tensor:
     dtype = DTYPES[part.datatype]
-    numbers = _numbers(value, part)
     try:
+        numbers = _numbers(value, part)
         tensor = torch.tensor(numbers, dtype=dtype)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+    except UsageError:
+        raise
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:  # RecursionError is a RuntimeError
         raise UsageError(f"input `{part.name}` is no array of {part.datatype}: {first_line(error)}") from error
     if not dtype.is_floating_point and dtype != torch.bool and tensor.tolist() != numbers:
         raise UsageError(f"input `{part.name}` has a number that {part.datatype} cannot hold")
@@ -208,6 +219,6 @@ def _input(contract: Contract, name: str) -> Input:
 def _is_json(text: str) -> bool:
     try:
         json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return False
     return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ from torch import Tensor
 
 from py_authoring.contract import Contract, Input, Output
 from py_authoring.errors import DataError, NotFoundError, UsageError
+from py_authoring.folder_data import find_pictures, read_file
 from py_authoring.model_file import first_line
 from py_authoring.prediction import Predictor, most_likely
-from py_authoring.prediction_inputs import DTYPES, picture_input
+from py_authoring.prediction_inputs import DTYPES, is_there, picture_input
 from py_authoring.prediction_text import shortest
+from py_authoring.recipe_problems import suggest
+from py_authoring.table_data import csv_reason, described_columns
 
 _MOST_VALUES = 32
 _ROWS, _PICTURES = 4096, 32
@@ -54,7 +58,7 @@ class Mapped:
 def is_table(word: str) -> bool:
     """Whether a word names a table or a folder of pictures."""
     path = Path(word)
-    return path.is_dir() or path.suffix.lower() in _SEPARATORS
+    return (is_there(word) and path.is_dir()) or path.suffix.lower() in _SEPARATORS
 
 
 def delimiter_of(path: Path) -> str:
@@ -116,12 +120,7 @@ def map_pictures(predictor: Predictor, folder: Path, top_k: int | None = None) -
     if image is None or others:
         what = f"needs `{others[0]}` besides" if image is not None else "takes no pictures, by its contract"
         raise UsageError(f"model `{predictor.contract.name}` {what}")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in (".png", ".jpg", ".jpeg")
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    paths = find_pictures(folder)
     if not paths:
         raise DataError(f"`{folder}` has no .png, .jpg or .jpeg file")
     part = next(part for part in predictor.contract.inputs if part.name == image.input)
@@ -131,7 +130,7 @@ def map_pictures(predictor: Predictor, folder: Path, top_k: int | None = None) -
         for start in range(0, len(paths), min(most, _PICTURES)):
             batch = []
             for path in paths[start : start + min(most, _PICTURES)]:
-                batch.append(picture_input(path.read_bytes(), part.name, predictor.contract, str(path)))
+                batch.append(picture_input(read_file(path), part.name, predictor.contract, str(path)))
                 if batch[-1].shape != batch[0].shape:
                     raise DataError(
                         f"`{path}` has another size than the picture before it",
@@ -139,7 +138,8 @@ def map_pictures(predictor: Predictor, folder: Path, top_k: int | None = None) -
                     )
             yield {part.name: torch.cat(batch)}
 
-    return _outputs(predictor, ["path"], [[str(path)] for path in paths], calls(), least, top_k, [])
+    shown = [[os.fsencode(path).decode(errors="replace")] for path in paths]  # a name need not be UTF-8
+    return _outputs(predictor, ["path"], shown, calls(), least, top_k, [])
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -151,10 +151,15 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
         raise DataError(f"`{path}` cannot be read: {first_line(error)}") from error
     first = text.partition("\n")[0]
     delimiter = "," if "," in first else "\t" if "\t" in first else ";" if ";" in first else ","
+    lines: list[list[str]] = []
     try:
-        header, *rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row] or [[]]
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            if row:
+                lines.append(row)
     except csv.Error as error:
-        raise DataError(f"`{path}` cannot be read: {first_line(error)}") from error
+        where = f"row {len(lines)}" if lines else "the header"
+        raise DataError(f"`{path}`: {where} cannot be read: {csv_reason(error)}") from error
+    header, *rows = lines or [[]]
     if not header:
         raise DataError(f"`{path}` is empty, expected a header")
     for number, row in enumerate(rows, 1):
@@ -208,7 +213,18 @@ def _columns_of(
             )
     if part.optional:
         return None
+    names = described_columns(part.description)
+    if len(names) == fixed and all(name in header for name in names):  # wherever they stand
+        columns = [header.index(name) for name in names]
+        notes.append(f"input `{part.name}` takes the columns {_list(header, columns)} in this order")
+        return columns
     columns = [place for place, name in enumerate(header) if numeric[place] and not _is_id(name)]
+    if alone and fixed is not None and len(columns) == fixed == len(names):
+        lacking = next(name for name in names if name not in header)
+        raise UsageError(
+            f"the table has no column `{lacking}`, on which input `{part.name}` was trained{suggest(lacking, header)}",
+            hint=f"name the columns as in training: {_list(names, range(len(names)))}",
+        )
     if alone and fixed is not None and len(columns) == fixed:
         notes.append(f"input `{part.name}` takes the columns {_list(header, columns)} in this order")
         return columns

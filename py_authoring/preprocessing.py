@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from py_authoring.learnt import Learnt, Scale
 
-_WHOLE = re.compile(r"-?(0|[1-9]\d{0,17})")
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 class Standardize(nn.Module):
@@ -134,8 +134,8 @@ def are_whole(values: Sequence[str]) -> bool:
     """Whether all values are whole numbers in their shortest form, which a host can pass on as they are.
 
     Example:
-        >>> are_whole(["1", "-20"]), are_whole(["01"]), are_whole(["a"])
-        (True, False, False)
+        >>> are_whole(["1", "-20"]), are_whole(["01"]), are_whole(["-0"]), are_whole(["a"])
+        (True, False, False, False)
     """
     return all(_WHOLE.fullmatch(value) for value in values)
 

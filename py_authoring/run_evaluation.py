@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from py_authoring import checkpoint as checkpoints
 from py_authoring import report, resuming
-from py_authoring.data import load_splits
+from py_authoring.data import Splits, load_splits
 from py_authoring.device import choose_device
+from py_authoring.errors import DataError
 from py_authoring.evaluation import Evaluation, evaluate
 from py_authoring.handlers import print_to_stderr
 from py_authoring.learnt import learnt_of
 from py_authoring.model_file import build_model
-from py_authoring.recipe import find_model, override_recipe
+from py_authoring.recipe import ResolvedRecipe, find_model, override_recipe
 from py_authoring.run_folder import write_metrics
 
 Split = Literal["train", "validation", "test"]
@@ -73,6 +74,8 @@ def evaluate_run(
     learnt = learnt_of(saved)
     splits = load_splits(resolved, learnt)
     chosen = split or ("test" if len(splits.test) else "validation" if len(splits.validation) else "train")
+    if not any(override.startswith("data.") for override in overrides):
+        _say_if_data_changed(saved, splits, resolved, chosen, say or print_to_stderr)
     where = choose_device(resolved.recipe.training.device)
     resuming.seed_everything(resolved.recipe.training.seed)
     built = build_model(resolved, learnt)
@@ -85,3 +88,24 @@ def evaluate_run(
         picture = folder / "confusion_matrix.png" if evaluation.confusion is not None else None
         page = report.report_evaluation(folder, chosen, evaluation, file.name, splits.name, say or print_to_stderr)
     return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture, page)
+
+
+# By seed, one sample more deals all of them out anew, so that most of the training ones are in other splits then.
+def _say_if_data_changed(
+    saved: Mapping[str, Any], splits: Splits, resolved: ResolvedRecipe, chosen: str, say: Callable[[str], None]
+) -> None:
+    resuming.seed_everything(0)  # as the training took it
+    try:
+        if saved.get("data_sha256") in (None, splits.sha256()):
+            return
+    except DataError:  # of a sample that this split may not have
+        return
+    line = f"note: the data of `{resolved.name}` is not what this checkpoint was trained on"
+    data = resolved.recipe.data
+    by_seed = getattr(data, "split_by", None) == "seed" and getattr(data, "split_column", None) is None
+    if chosen != "train" and by_seed:
+        line += (
+            f", and {chosen} may hold samples of the training, which makes the numbers too good; "
+            'data.split_by = "hash" keeps each sample in its split from the next training on'
+        )
+    say(line)

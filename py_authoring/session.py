@@ -81,6 +81,12 @@ class Session:
         Raises:
             ResumeError: the data is another, or model.py has other weights.
         """
+        if "optimizer" not in saved or "data_sha256" not in saved:
+            raise ResumeError(
+                f"this checkpoint holds {saved.get('imported', 'weights alone').partition(',')[0]} and no state of a "
+                "training to go on from",
+                hint="without `--resume` a new run starts",
+            )
         if saved["data_sha256"] != self.data_sha256:
             raise ResumeError(
                 f"the data is not what the run began with: sha256 was {saved['data_sha256'][:12]}…, "

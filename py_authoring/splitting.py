@@ -56,7 +56,8 @@ def share(key: str | bytes, seed: int) -> float:
         >>> 0 <= share("cats/1.png", 1) < 1
         True
     """
-    data = key if isinstance(key, bytes) else key.encode()
+    # a file's name need not be UTF-8
+    data = key if isinstance(key, bytes) else key.encode("utf-8", "surrogateescape")
     digest = hashlib.sha256(f"{seed}\0".encode() + data).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 

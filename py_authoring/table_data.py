@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,6 +108,8 @@ def load_table(section: CsvData | ParquetData | HfData, learnt: Learnt | None) -
                 f"`{path}`: column `{wrong}` can be no argument of forward, as data.separate makes each one",
                 hint="rename it to a word of letters, digits and `_`, or leave data.separate out",
             )
+    if learnt is not None:
+        features = _as_learnt(features, section, learnt, path)
     numbers = {name: table.numbers(name) for name in features if name not in section.categories}
     words = {name: table.texts(name) for name in features if name in section.categories}
     parts = split_rows(table, section)
@@ -122,6 +125,8 @@ def load_table(section: CsvData | ParquetData | HfData, learnt: Learnt | None) -
     dataset = ArrayDataset(inputs, target)
     described = {name: _describe(values) for name, values in learnt.categories.items()}
     notes = described if section.separate else _joined(section.category_input, described)
+    if numbers and not section.separate:
+        notes |= _columns(section.input, list(numbers))
     train, validation, test = (dataset.subset(part) for part in parts)
     return Splits(train, validation, test, path.name, learnt.labels, learnt, descriptions=notes)
 
@@ -142,14 +147,23 @@ def read_csv(path: Path, delimiter: str) -> Table:
     Raises:
         NotFoundError, DataError: names the line that has too many or too few fields.
     """
+    begun, rows = 1, []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=delimiter)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = next(reader, [])
-            rows = [(reader.line_num, row) for row in reader if row]
+            begun = reader.line_num + 1
+            for row in reader:
+                if row:
+                    rows.append((reader.line_num, row))
+                begun = reader.line_num + 1
     except FileNotFoundError as error:
         raise NotFoundError(f"data.path `{path}` is not there") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:  # of a quote that is not closed, too, which would swallow the rows below it
+        reason = csv_reason(error)
+        hint = 'a field with a quote is written as "5"" pipe"' if "quote" in reason else None
+        raise DataError(f"{path}:{begun}: the row cannot be read: {reason}", hint=hint) from error
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`{path}` cannot be read: {model_file.first_line(error)}") from error
     if not rows:
         raise DataError(f"`{path}` has no rows below its header")
@@ -165,6 +179,14 @@ def read_csv(path: Path, delimiter: str) -> Table:
         return [row[at] for _, row in rows]
 
     return Table(path, header, len(rows), values, lambda row: f"{path}:{rows[row][0]}")
+
+
+def csv_reason(error: csv.Error) -> str:
+    """What is wrong with the quotes of a row; the csv module's own words say it to programmers."""
+    text = model_file.first_line(error)
+    if text == "unexpected end of data":
+        return "a quote is opened and never closed"
+    return "a quote is closed in the middle of a field" if "expected after" in text else text
 
 
 def read_parquet(path: Path) -> Table:
@@ -301,8 +323,36 @@ def scale_of(values: Tensor) -> Scale:
     wide = values.to(torch.float64)
     if not len(wide):
         return Scale(0.0, 1.0)
-    deviation = float(wide.std(correction=0))
-    return Scale(float(wide.mean()), deviation if deviation > 0 else 1.0)
+    mean, deviation = float(wide.mean()), float(wide.std(correction=0))
+    # what rounding leaves of 0 where all are equal; two float32 differ by far more
+    return Scale(mean, deviation if deviation > 1e-12 * abs(mean) else 1.0)
+
+
+def _as_learnt(
+    features: Sequence[str], section: CsvData | ParquetData | HfData, learnt: Learnt, path: Path
+) -> list[str]:
+    """The columns in the order that the weights know them in, wherever they stand in this file."""
+    known = [*learnt.numbers, *learnt.categories]
+    if not known:  # labels alone
+        return list(features)
+    lacking = [name for name in known if name not in features]
+    if lacking:
+        raise DataError(
+            f"`{path}`: column `{lacking[0]}` was trained on and is no feature here{suggest(lacking[0], features)}"
+        )
+    further = [name for name in features if name not in known]
+    if further:
+        raise DataError(
+            f"`{path}`: column `{further[0]}` is a feature that was not trained on",
+            hint=f"data.features names the columns to use: {_list(known)}",
+        )
+    moved = [name for name in known if (name in learnt.categories) != (name in section.categories)]
+    if moved:
+        was, now = ("a category", "of numbers") if moved[0] in learnt.categories else ("of numbers", "a category")
+        raise DataError(
+            f"`{path}`: column `{moved[0]}` was {was} when it was trained on, data.categories makes it {now}"
+        )
+    return list(features) if section.separate else known
 
 
 def _inputs(
@@ -345,6 +395,28 @@ def _joined(name: str, described: dict[str, str]) -> dict[str, str]:
     return {name: text} if described else {}
 
 
+#: More would make a description that nobody reads, and a contract as large as a model.
+_MOST_NAMED = 256
+
+
+def _columns(name: str, columns: Sequence[str]) -> dict[str, str]:
+    """Which columns an input is made of, and in which order; nothing where names could not be read back."""
+    if len(columns) > _MOST_NAMED or any("`" in column for column in columns):
+        return {}
+    return {name: f"columns {', '.join(f'`{column}`' for column in columns)}"}
+
+
+def described_columns(description: str | None) -> list[str]:
+    """The columns that a description names; empty where it names none.
+
+    Example:
+        >>> described_columns("columns `age`, `bmi, rounded`"), described_columns("a category: 1, 2")
+        (['age', 'bmi, rounded'], [])
+    """
+    whole = re.fullmatch(r"columns `[^`]*`(, `[^`]*`)*", description or "")
+    return [] if whole is None else re.findall(r"`([^`]*)`", whole[0])
+
+
 def _list(words: Sequence[str]) -> str:
     return ", ".join(words[:50]) + (f", … ({len(words)} in all)" if len(words) > 50 else "")
 
@@ -360,14 +432,15 @@ def _distinct(texts: Sequence[str]) -> list[str]:
 
 def _label_order(label: str) -> tuple[int, float, str]:
     try:
-        return 0, float(label), label
+        number = float(label)
     except ValueError:
         return 1, 0.0, label
+    return (0, number, label) if math.isfinite(number) else (1, 0.0, label)  # NaN has no place among numbers
 
 
 def _as_text(value: Any) -> str | None:
-    if value is None:
-        return None
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
+        return None  # pandas writes a missing text or number so
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     return str(value)

@@ -1,6 +1,8 @@
 """Every kind of data becomes the same splits each time, and says what is wrong with a file."""
 
 import gzip
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from py_authoring.data import ArrayDataset, TrainingBatches, collate, load_splits
-from py_authoring.data_sources import read_idx
+from py_authoring.data_sources import _scale, read_idx
 from py_authoring.errors import DataError, NotFoundError
 from py_authoring.recipe import load_recipe
 
@@ -63,6 +65,10 @@ def test_mnist_folder_without_test_files_is_split(tmp_path: Path) -> None:
         (b"\0\0\x08\x01\0\0\0\x05abcd", r"has 12 bytes, its shape \[5\] needs 13"),
         (b"\0\0\x08\x03\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "has 16 bytes, its shape"),
         (b"\x1f\x8bnot gzip", "cannot be read"),
+        (b"\0\0\x08\x64" + bytes(400), "states 100 axes, expected at most 32"),
+        (b"\0\0\x08\x02\0\0", "has 6 bytes, its shape"),
+        (b"\0\0\x08\x01\0\0\0\x01abc", r"has more bytes than its shape \[1\] needs"),
+        (gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12), "has 16 bytes, its shape"),
         (gzip.compress(b"\0\0\x08\x01\0\0\0\x01a")[:-9], "cannot be read"),
     ],
 )
@@ -71,6 +77,28 @@ def test_file_that_is_no_idx_file_is_refused(tmp_path: Path, data: bytes, said: 
     file.write_bytes(data)
     with pytest.raises(DataError, match=said):
         read_idx(file)
+
+
+def test_little_gzip_file_does_not_fill_the_memory(tmp_path: Path) -> None:
+    file = tmp_path / "bomb"
+    with gzip.open(file, "wb") as packed:
+        packed.write(b"\0\0\x08\x01\0\0\0\x05")
+        for _ in range(64):
+            packed.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"has more bytes than its shape \[5\] needs"):
+        read_idx(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 << 20
+
+
+def test_idx_folder_without_a_sample_says_so(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    write_idx(tmp_path / "m" / "train-images-idx3-ubyte", np.zeros((0, 28, 28)), compress=False)
+    write_idx(tmp_path / "m" / "train-labels-idx1-ubyte", np.zeros(0), compress=False)
+    with pytest.raises(DataError, match="m` has files of 0 samples"):
+        load_splits(load_recipe(ROOT / "models" / "mnist", overrides=["data.kind=idx", "data.path=m"]))
 
 
 def test_idx_folder_that_lacks_files_says_which(tmp_path: Path) -> None:
@@ -157,6 +185,19 @@ def test_npz_that_is_wrong_is_refused(make_model: MakeModel) -> None:
     np.savez(file, x=np.array([{}] * 10), target=np.zeros(10))
     with pytest.raises(DataError, match=r"is no \.npz file of plain arrays"):
         load_splits(load_recipe(folder))
+    np.save(folder / "x.npy", np.ones((10, 2)))
+    broken = (folder / "x.npy").read_bytes().replace(b"'shape': (10, 2)", b"'shape': (10, 2(")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", broken)
+    with pytest.raises(DataError, match=r"is no \.npz file of plain arrays"):
+        load_splits(load_recipe(folder))
+    with file.open("wb") as plain:
+        np.save(plain, np.ones(10))
+    with pytest.raises(DataError, match=r"is a \.npy file of one array, expected \.npz"):
+        load_splits(load_recipe(folder))
+    np.savez(file, x=np.ones((10, 2)), target=np.zeros(10), seed=1)
+    with pytest.raises(DataError, match="array `seed` is one value, expected an axis of samples"):
+        load_splits(load_recipe(folder))
     np.savez(file, x=np.ones(10))
     with pytest.raises(DataError, match="has no array `target`; it has x"):
         load_splits(load_recipe(folder))
@@ -184,6 +225,13 @@ def test_arrays_teach_scales_and_counts_of_the_training_samples(make_model: Make
     pixels = torch.stack([splits.train[place][0]["image"] for place in range(len(splits.train))]).double()
     (scale,) = splits.learnt.channels
     assert (scale.mean, scale.deviation) == pytest.approx((pixels.mean().item(), pixels.std(correction=0).item()))
+
+
+def test_channel_of_one_value_has_deviation_1() -> None:
+    for value in range(256):
+        assert _scale(torch.full((3, 7, 7), value, dtype=torch.uint8)).deviation == 1.0
+    assert _scale(torch.full((30,), 0.1)).deviation == _scale(torch.full((7,), -3e9)).deviation == 1.0
+    assert 0 < _scale(torch.tensor([1.0, 1.0000001])).deviation < 1e-6
 
 
 def test_class_of_an_idx_folder_without_a_sample_to_train_on_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures by class: what a folder becomes, and what is said of a file that is none."""
 
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,6 +178,54 @@ def test_folder_that_is_none_says_what_is_expected(make_model: MakeModel) -> Non
     learnt = Learnt(labels=["dog", "emu"])
     with pytest.raises(DataError, match=r"cat/0\.png` is of class `cat`, which was not learnt; those are dog, emu"):
         splits_of(folder, learnt=learnt)
+
+
+def test_folder_whose_pictures_would_be_dropped_or_misread_is_refused(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model("x", SIZED, NET)
+    data = folder / "data"
+    write_pictures(data, {"train/cat": 6, "train/dog": 6, "val/cat": 2, "val/dog": 2, "drafts": 1})
+    with pytest.raises(DataError, match="has `train`, a folder of folders, beside `drafts`, which is no split"):
+        splits_of(folder)
+    (data / "drafts").rename(data / "val" / "emu")
+    (data / "train" / "cat" / "0.png").rename(data / "train" / "0.png")
+    with pytest.raises(DataError, match=r"data/train` has 1 picture in no folder of a class, the first is `0\.png`"):
+        splits_of(folder)
+    (data / "train" / "0.png").rename(data / "1.png")
+    with pytest.raises(DataError, match=r"data` has 1 picture in no folder of a class, the first is `1\.png`"):
+        splits_of(folder)
+    (data / "1.png").unlink()
+    (data / "train" / "cat" / "more").mkdir()
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("more"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match="train/cat/more` cannot be read: permission denied"):
+        splits_of(folder)
+
+
+def test_class_may_be_called_train(make_model: MakeModel) -> None:
+    folder = make_model("x", SIZED, NET)
+    write_pictures(folder / "data", {"car": 6, "train": 6})
+    assert splits_of(folder).labels == ["car", "train"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes")
+@pytest.mark.parametrize("split_by", ["seed", "hash"])
+def test_name_of_a_picture_need_not_be_utf_8(make_model: MakeModel, split_by: str) -> None:
+    folder = make_model("x", SIZED + f'split_by = "{split_by}"\n', NET)
+    write_pictures(folder / "data", {"cat": 9, "dog": 9})
+    (folder / "data" / "cat" / "0.png").rename(os.fsdecode(os.fsencode(folder / "data" / "cat") + b"/caf\xe9.png"))
+    splits = splits_of(folder)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 18 and len(splits.sha256()) == 64
+    (folder / "data" / "cat").rename(os.fsdecode(os.fsencode(folder / "data") + b"/ch\xe9vre"))
+    with pytest.raises(DataError, match="the name of its class is no UTF-8"):
+        splits_of(folder)
 
 
 def test_trained_model_carries_labels_scale_and_how_a_picture_becomes_an_input(make_model: MakeModel) -> None:

@@ -3,9 +3,11 @@
 import csv
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -151,6 +153,23 @@ def test_rows_of_a_csv_are_those_of_the_host(call: Run, tmp_path: Path) -> None:
     assert lacking.returncode == 2 and lacking.stderr == said.stderr
 
 
+def test_columns_of_numbers_are_found_by_the_names_they_were_trained_under(make_model: MakeModel, call: Run) -> None:
+    recipe = '[model]\nclass = "Net"\n[data]\nkind = "csv"\npath = "a.csv"\ntarget = "y"\ntask = "regression"\n'
+    code = (
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def forward(self, features): return features[:, :1] * 10 + features[:, 1:]\n"
+    )
+    folder = make_model("sizes", recipe + '[loss]\nname = "mse"\n[export]\noutput_names = ["seen"]\n', code)
+    (folder / "a.csv").write_text("wide,high,y\n" + "".join(f"{i},{i % 7},{i}\n" for i in range(20)))
+    assert export(folder, untrained=True).contract.inputs[0].description == "columns `wide`, `high`"
+    Path("rows.csv").write_text("high,y,wide\n1,5,2\n")
+    found = call("predict", "sizes", "rows.csv")
+    assert found.returncode == 0 and found.stdout == "y,seen\n5,21.0\n", found.stderr
+    Path("rows.csv").write_text("high,width\n1,2\n")
+    other = call("predict", "sizes", "rows.csv")
+    assert other.returncode == 2 and "no column `wide`, on which input `features` was trained" in other.stderr
+
+
 def test_folder_of_pictures_gives_a_row_each(make_model: MakeModel, call: Run) -> None:
     code = (
         EYE.replace(", gain: Tensor", "")
@@ -173,6 +192,17 @@ def test_folder_of_pictures_gives_a_row_each(make_model: MakeModel, call: Run) -
         assert [mine[0], mine[1], mine[3]] == [its_[0], its_[1], its_[3]]
         values = [float(value) for value in [mine[2], *mine[4:]]]
         assert values == pytest.approx([float(value) for value in [its_[2], *its_[4:]]], rel=1e-5)
+    (Path("pictures") / "folder.png").mkdir()
+    (Path("pictures") / "a.png").rename(os.fsdecode(b"pictures/caf\xe9.png"))
+    odd = call("predict", str(folder), "pictures")
+    assert odd.returncode == 0 and [row[0] for row in csv.reader(odd.stdout.splitlines())][2:] == [
+        "pictures/caf\ufffd.png",
+        "pictures/deep/c.png",
+    ]
+    (Path("pictures") / "a.png").symlink_to("nowhere")
+    broken = call("predict", str(folder), "pictures")
+    assert broken.returncode == 2 and "`pictures/a.png` cannot be read: no such file" in broken.stderr
+    (Path("pictures") / "a.png").unlink()
     (Path("pictures") / "a.png").write_bytes(b"\x89PNG")
     broken = call("predict", str(folder), "pictures")
     assert broken.returncode == 2 and "`pictures/a.png`: the picture cannot be decoded" in broken.stderr
@@ -184,6 +214,12 @@ def test_what_cannot_be_run_is_said(make_model: MakeModel, call: Run) -> None:
     assert result.returncode == 2 and result.stderr.startswith("error: model `eye` has no exported version in `models/")
     assert "hint: `py-authoring export eye`" in result.stderr
     export(folder)
+    np.save("whole.npy", np.ones(3, np.float32))
+    broken = Path("whole.npy").read_bytes().replace(b"'shape': (3,)", b"'shape': (3,(")
+    Path("broken.npy").write_bytes(broken)
+    with zipfile.ZipFile("broken.npz", "w") as archive:
+        archive.writestr("gain.npy", broken)
+    Path("quote.csv").write_text('gain,name\n1,a\n2,"b\n3,c\n')
     for words, said in {
         ("nothing.png",): "error: input: `nothing.png`: no such file or folder",
         ("{bad",): "error: input is no JSON and no .npy, .npz, PNG or JPEG file: Expecting property name",
@@ -193,6 +229,13 @@ def test_what_cannot_be_run_is_said(make_model: MakeModel, call: Run) -> None:
         ("image=[1]", "-o", "x.csv"): "error: `--output` is for a table",
         ("gain=rows.csv",): "error: a table fills inputs by the names of its columns",
         ("rows.csv",): "error: `rows.csv`: no such file or folder",
+        ("[" * 100_000,): "error: input is no JSON and no .npy, .npz, PNG or JPEG file: maximum recursion depth",
+        ("gain=" + "[" * 900 + "]" * 900,): "error: input `gain` is no array of FP32",
+        ("gain=[" + "1" * 5000 + "]",): "error: input `gain` is no JSON and no .npy, .npz, PNG or JPEG file: Exceeds",
+        ("gain=[" + "1," * 400 + "1]",): "error: missing input `image`, the model takes",
+        ("gain=broken.npz",): "error: `broken.npz` cannot be read: ",
+        ("gain=broken.npy",): "error: `broken.npy` is no array that can be read: ",
+        ("quote.csv",): "error: `quote.csv`: row 2 cannot be read: a quote is opened and never closed",
         ("rows.csv", "-o", "x.jsonl"): "error: `x.jsonl` is no .csv and no .tsv",
     }.items():
         result = call("predict", "eye", *words)

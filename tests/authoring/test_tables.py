@@ -140,6 +140,32 @@ def test_table_that_is_wrong_names_its_row_or_column(make_model: MakeModel, text
             splits_of(folder, f"data.split_seed={seed}")
 
 
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ('"red', r"a\.csv:3: the row cannot be read: a quote is opened and never closed"),
+        ('"re"d', r"a\.csv:3: the row cannot be read: a quote is closed in the middle of a field"),
+    ],
+)
+def test_quote_that_would_swallow_rows_is_named_with_its_row(make_model: MakeModel, field: str, said: str) -> None:
+    folder = make_model("x", TYPED)
+    lines = rows().splitlines()
+    lines[2] = f"1,1,{field},10,b"
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=said):
+        splits_of(folder)
+
+
+def test_labels_that_read_as_no_number_have_one_order() -> None:
+    words = ["nan", "b", "NaN", "inf", "10", "9", "a"]
+    assert table_data._distinct(words) == table_data._distinct(words[::-1]) == ["9", "10", *sorted([*words[:4], "a"])]
+
+
+def test_zero_written_in_two_ways_is_two_words_and_not_one_number() -> None:
+    codes = Categories(["0", "-0"])
+    assert codes.encode("-0") == 2 and codes(torch.tensor([0, 1, 2])).tolist() == [0, 1, 2]
+
+
 def test_word_for_a_split_that_is_none_names_its_row(make_model: MakeModel) -> None:
     folder = make_model("x", HEAD + 'split_column = "part"\n')
     (folder / "a.csv").write_text("size,part,kind\n1,train,a\n2,tset,b\n")
@@ -208,6 +234,14 @@ def test_parquet_that_is_wrong_is_refused(make_model: MakeModel, monkeypatch: py
     refuses(r"a\.parquet` has no rows")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UnavailableError, match="needs pyarrow, which is not installed"):
+        splits_of(folder)
+
+
+def test_class_that_is_missing_in_parquet_is_empty_and_no_class(make_model: MakeModel) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    folder = make_model("x", HEAD.replace("csv", "parquet"))
+    parquet.write_table(pa.table({"size": [1.0, 2.0], "kind": [1.0, float("nan")]}), folder / "a.parquet")
+    with pytest.raises(DataError, match=r"row 2: column `kind` is empty, expected a value"):
         splits_of(folder)
 
 
@@ -280,12 +314,30 @@ def test_what_was_learnt_is_in_checkpoint_and_file_and_is_not_learnt_anew(
     }
     assert ids == {(0, 1.0), (3, 2.0), (1, 3.0)} and set(samples(splits, "train").target.tolist()) == {1}
     assert evaluate_run(folder, split="train", overrides=rest).evaluation.samples == 3
+    # columns that moved are found by their names
+    moved = folder / "moved.csv"
+    moved.write_text("code,kind,depth,colour,size\n30,b,1,violet,7\n0,b,2,red,8\n0,b,1,blue,9\n")
+    again = splits_of(folder, f"data.path={moved}", *rest[1:], learnt=learnt)
+    assert {tuple(row) for row in numbers(again, "train").tolist()} == {(7, 1), (8, 2), (9, 1)}
+    assert {tuple(row) for row in numbers(again, "train", "categories").tolist()} == {(0, 30), (3, 0), (1, 0)}
+    for header, said in (
+        ("size,deep,colour,code,kind", "column `depth` was trained on and is no feature here; did you mean deep"),
+        ("size,depth,colour,code,age,kind", "column `age` is a feature that was not trained on"),
+    ):
+        moved.write_text(f"{header}\n{','.join(['1'] * header.count(','))},b\n")
+        with pytest.raises(DataError, match=said):
+            splits_of(folder, f"data.path={moved}", *rest[1:], learnt=learnt)
     other.write_text("size,depth,colour,code,kind\n1,1,red,30,b\n1,1,red,30,d\n")
     with pytest.raises(
         DataError, match=r"other\.csv:3: column `kind` is 'd', a class that was not learnt; those are a"
     ):
         evaluate_run(folder, split="train", overrides=rest)
+    heard: list[str] = []
+    evaluate_run(folder, say=heard.append)
+    assert not any("not what this checkpoint was trained on" in line for line in heard)
     (folder / "a.csv").write_text(rows(41))
+    evaluate_run(folder, say=heard.append)
+    assert any("test may hold samples of the training" in line for line in heard)
     with pytest.raises(ResumeError, match="the data is not what the run began with"):
         train(folder, epochs=4, resume=True, say=lambda text: None)
 

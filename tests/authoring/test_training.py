@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from py_authoring import checkpoint
 from py_authoring.errors import (
@@ -17,6 +18,9 @@ from py_authoring.errors import (
     ResumeError,
     TrainingError,
 )
+from py_authoring.importing import import_model
+from py_authoring.model_file import build_model
+from py_authoring.recipe import load_recipe
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -315,3 +319,12 @@ device = "cpu"
 [optimizer]
 name = "sgd"
 """
+
+
+def test_imported_weights_cannot_be_resumed_and_that_is_a_sentence(make_model: MakeModel) -> None:
+    folder = make_model()
+    state = build_model(load_recipe(folder)).state_dict()
+    save_file(state, "w.safetensors")
+    import_model("w.safetensors", model=str(folder))
+    with pytest.raises(ResumeError, match=r"this checkpoint holds w\.safetensors and no state of a training to go on"):
+        train(folder, resume=True, say=silent)
