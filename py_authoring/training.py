@@ -237,7 +237,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         if died is None:
             raise
         raise died from error
-    stop.deferred = False
+    finally:
+        stop.deferred = False
     if stop.received is not None:
         name = checkpoint.command_name(session.resolved.directory)
         state, last = session.trainer.state, session.folder / checkpoint.CHECKPOINTS / "last.pt"

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from py_authoring.errors import (
     ResumeError,
     TrainingError,
 )
+from py_authoring.run_state import read_state
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -143,6 +145,35 @@ def test_resume_with_other_data_is_refused(make_model: MakeModel) -> None:
     code.write_text(code.read_text().replace("manual_seed(1)", "manual_seed(2)"))
     with pytest.raises(ResumeError, match="the data is not what the run began with"):
         train(folder, resume=True, say=silent)
+
+
+@pytest.mark.parametrize("stop", [None, "10"])
+def test_run_whose_resuming_is_refused_stays_in_its_state(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stop: str | None
+) -> None:
+    folder = make_model()
+    monkeypatch.setenv("STOP_AT", stop or "")
+    with pytest.raises(InterruptedRunError) if stop else nullcontext():
+        train(folder, say=silent)
+    (run,) = (folder / "runs").iterdir()
+    before = read_state(run)
+    assert before.state == ("interrupted" if stop else "finished")
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("manual_seed(1)", "manual_seed(2)"))
+    with pytest.raises(ResumeError):
+        train(folder, resume=True, say=silent)
+    assert read_state(run) == before
+
+
+def test_interrupt_before_a_complete_run_goes_on_leaves_its_state(make_model: MakeModel) -> None:
+    run = train(make_model(), say=silent)
+
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        train("tiny", resume=True, say=interrupt)
+    assert read_state(run.path).state == "finished"
 
 
 def test_resume_with_other_weights_is_refused(make_model: MakeModel) -> None:
