@@ -25,6 +25,7 @@ import torch
 import py_authoring
 from py_authoring import atomic
 from py_authoring.evaluation import Evaluation
+from py_authoring.json_text import to_json
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.report.drawing import of_any_text
 
@@ -120,7 +121,7 @@ def write_metrics(folder: Path, split: str, evaluation: Evaluation, extra: Mappi
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     document |= dict(extra)
     document[split] = evaluation.to_dict()
-    atomic.write_text(file, json.dumps(document, indent=2) + "\n")
+    atomic.write_text(file, to_json(document, indent=2) + "\n")
     if evaluation.confusion is not None and evaluation.per_class is not None:
         labels = [each.label for each in evaluation.per_class]
         atomic.write_bytes(folder / "confusion_matrix.png", draw_confusion(evaluation.confusion, labels, split))

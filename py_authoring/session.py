@@ -53,8 +53,8 @@ class Session:
         return runs.score(row, self.resolved.recipe.training.monitor)
 
     def best_row(self) -> Row | None:
-        """The history's best epoch, the earlier of two equally good ones; None before the first."""
-        return max(self.history, key=self.score, default=None)
+        """The history's best epoch, the earlier of two equally good ones; None where none has a finite score."""
+        return runs.best_row(self.history, self.resolved.recipe.training.monitor)
 
     def objects_to_save(self) -> dict[str, Any]:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""

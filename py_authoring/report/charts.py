@@ -234,7 +234,7 @@ def confusion_chart(split: SplitRecord) -> Chart | None:
 def calibration_chart(split: SplitRecord) -> Chart | None:
     """How often the model is right against how sure it is, in bins of confidence, with 95 % intervals."""
     calibration = split.evidence.get("calibration") or {}
-    bins = calibration.get("bins") or []
+    bins = [each for each in calibration.get("bins") or [] if _both_finite(each["confidence"], each["accuracy"])]
     if not bins:
         return None
     error = calibration.get("expected_error")
@@ -279,7 +279,7 @@ def calibration_chart(split: SplitRecord) -> Chart | None:
 
 def points_charts(split: SplitRecord) -> list[Chart]:
     """Of numbers: predicted against true, and how the errors are distributed."""
-    points = [(true, said) for true, said in split.evidence.get("points") or [] if math.isfinite(true + said)]
+    points = [(true, said) for true, said in split.evidence.get("points") or [] if _both_finite(true, said)]
     if not points:
         return []
     errors = [said - true for true, said in points]
@@ -416,6 +416,10 @@ def _cell(split: SplitRecord, true: int, predicted: int) -> int:
         return split.wrong.get((true, predicted), 0)
     about = split.classes[true]
     return round(float(about["recall"]) * int(about["samples"]))
+
+
+def _both_finite(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isfinite(one + other)
 
 
 def _pairs_table(split: SplitRecord) -> Table | None:

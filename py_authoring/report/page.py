@@ -223,7 +223,8 @@ def _classes(split: SplitRecord) -> dict[str, Any] | None:
 def _mistake(split: SplitRecord, mistake: Mapping[str, Any]) -> dict[str, Any]:
     if split.classes:
         said = f"{plain(split.label(mistake['true']), 60)}, taken for {plain(split.label(mistake['predicted']), 60)}"
-        more = f"{mistake['confidence']:.0%} sure; sample {mistake['index']}"
+        sure = "not" if mistake["confidence"] is None else f"{mistake['confidence']:.0%}"
+        more = f"{sure} sure; sample {mistake['index']}"
     else:
         said = f"{number(mistake['true'])}, predicted {number(mistake['predicted'])}"
         more = f"off by {number(mistake['badness'], 3)}; sample {mistake['index']}"

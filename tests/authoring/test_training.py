@@ -19,6 +19,7 @@ from py_authoring.errors import (
     TrainingError,
 )
 from py_authoring.run_state import read_state
+from py_authoring.runs import summarize_run
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -346,3 +347,56 @@ device = "cpu"
 [optimizer]
 name = "sgd"
 """
+
+
+LINE = """
+import torch
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 1)
+    def forward(self, x):
+        return self.inner(x) + 1e6
+def load_data():
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    y = 1e6 + 100 * x.sum(1)
+    return ({"x": x}, y), ({"x": x[:SAMPLES]}, y[:SAMPLES] * VARY), ({"x": x[:9]}, y[:9])
+"""
+LINE_RECIPE = """
+[model]
+class = "Line"
+[data]
+kind = "function"
+[loss]
+name = "mse"
+[training]
+epochs = 2
+device = "cpu"
+monitor = "r2"
+"""
+
+
+@pytest.mark.parametrize(("samples", "vary"), [(1, 1), (5, 0)])
+def test_targets_that_do_not_vary_have_no_r2_and_the_training_ends_without_a_best_epoch(
+    make_model: MakeModel, run_command: Callable, samples: int, vary: int
+) -> None:
+    folder = make_model("line", LINE_RECIPE, LINE.replace("SAMPLES", str(samples)).replace("VARY", str(vary)))
+    run = train(folder, say=silent)
+    assert [row["val_r2"] for row in run.history] == [None, None] and run.epochs == 2
+    assert run.best_epoch is None and run.metrics == {}
+    assert summarize_run(run.path).best_epoch is None and read_state(run.path).state == "finished"
+    assert (run.path / "report.html").is_file()
+    result = run_command("evaluate", "line", "--checkpoint", "last", "--split", "validation", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout, parse_constant=pytest.fail)["metrics"]["r2"] is None
+    json.loads((run.path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_r2_of_large_targets_is_that_of_the_definition(make_model: MakeModel) -> None:
+    run = train(make_model("line", LINE_RECIPE, LINE.replace("SAMPLES", "600").replace("VARY", "1")), say=silent)
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    weights = last(run.path.parent.parent)["model"]
+    y = (1e6 + 100 * x.sum(1)).double()
+    said = (x @ weights["inner.weight"].T + weights["inner.bias"] + 1e6)[:, 0].double()
+    expected = 1 - float(((y - said) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    assert run.history[-1]["val_r2"] == pytest.approx(expected, abs=1e-6)
