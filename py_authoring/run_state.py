@@ -41,7 +41,7 @@ def write_state(folder: Path, state: State, message: str | None = None, hint: st
     """
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     document = asdict(RunState(state, message, hint, now))
-    atomic.write_text(folder / STATE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    atomic.write_text(folder / STATE_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def read_state(folder: Path) -> RunState:
