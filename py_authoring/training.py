@@ -266,7 +266,8 @@ def _finish(session: Session, seconds: float) -> Run:
         evaluation = evaluate(
             session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
         )
-        write_metrics(session.folder, "validation", evaluation, {"best_epoch": epoch, "epochs": session.epochs_done})
+        extra = {"best_epoch": epoch, "epochs": session.epochs_done}
+        write_metrics(session.folder, "validation", evaluation, extra, session.say)
     metrics = evaluation.metrics if evaluation is not None else {}
     history = list(session.history)
     return Run(session.folder, session.resolved.name, session.epochs_done, history, epoch, metrics, seconds, evaluation)
