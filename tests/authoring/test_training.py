@@ -177,6 +177,16 @@ def test_interrupt_before_a_complete_run_goes_on_leaves_its_state(make_model: Ma
     assert read_state(run.path).state == "finished"
 
 
+def test_error_with_half_a_character_is_written_down(make_model: MakeModel) -> None:
+    folder = make_model()
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("calls += 1", "calls += 1\n            assert calls < 3, '\\ud800'"))
+    with pytest.raises(TrainingError, match="AssertionError: \ud800"):
+        train(folder, say=silent)
+    (run,) = (folder / "runs").iterdir()
+    assert read_state(run).state == "failed" and "\ud800" in str(read_state(run).message)
+
+
 def test_resume_with_other_weights_is_refused(make_model: MakeModel) -> None:
     folder = make_model()
     train(folder, say=silent)
