@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from py_authoring import report, run_state
+from py_authoring.cli.evaluate import as_text
 from py_authoring.contract import CONTRACT_FILE
 from py_authoring.errors import InterruptedRunError, NotFoundError, TrainingError, UsageError
 from py_authoring.evidence import MISTAKES, Evidence, picture
@@ -645,7 +646,8 @@ def test_class_without_samples_has_no_recall_and_stands_last(make_model: MakeMod
     code = folder / "model.py"
     code.write_text(code.read_text().replace("Noisy(x[:12], y[:12], False)", "Noisy(x[:12], y[:12] * 0 + 1, False)"))
     run = train(folder, say=silent)
-    for text in ((run.path / "report.html").read_text(), str(run.evaluation and run.evaluation._repr_html_())):
+    assert run.evaluation is not None and re.search(r"(?m)^0 +0\.0000 +– +– +0$", as_text(run.evaluation))
+    for text in ((run.path / "report.html").read_text(), str(run.evaluation._repr_html_())):
         rows = re.findall(r"<tr><th scope=\"row\">([01])</th>(.*?)</tr>", text.replace("\n", ""))
         rows = [row for row in rows if row[1].count("<td") == 4]  # precision, recall, F1, samples
         assert [name for name, _ in rows] == ["1", "0"]

@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from py_authoring import checkpoint
+from py_authoring import checkpoint, session
 from py_authoring.errors import (
     CheckpointError,
     DataError,
@@ -18,6 +19,7 @@ from py_authoring.errors import (
     ResumeError,
     TrainingError,
 )
+from py_authoring.learnt import Learnt
 from py_authoring.run_state import read_state
 from py_authoring.runs import summarize_run
 from py_authoring.training import train
@@ -410,3 +412,14 @@ def test_r2_of_large_targets_is_that_of_the_definition(make_model: MakeModel) ->
     said = (x @ weights["inner.weight"].T + weights["inner.bias"] + 1e6)[:, 0].double()
     expected = 1 - float(((y - said) ** 2).sum() / ((y - y.mean()) ** 2).sum())
     assert run.history[-1]["val_r2"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_was_learnt_is_described_once_a_training(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = []
+    facts = Learnt(vocabulary=["a", "b"])
+    load, describe = session.load_splits, Learnt.to_dict
+    monkeypatch.setattr(session, "load_splits", lambda *given: replace(load(*given), learnt=facts))
+    monkeypatch.setattr(Learnt, "to_dict", lambda self: described.append(self) or describe(self))
+    folder = make_model()
+    train(folder, say=silent)
+    assert described == [facts] and last(folder)["learnt"] == facts.to_dict()
