@@ -166,7 +166,7 @@ def find_checkpoint(
         name = command_name(directory)
         raise NotFoundError(
             f"run `{folder.name}` of model `{directory.resolve().name}` has no {which} checkpoint: "
-            "no epoch ended with a finite loss",
+            "no epoch ended with a finite loss and training.monitor",
             hint=f"`py-authoring train {name} --resume` goes on, `py-authoring train {name}` starts anew",
         )
     return file

@@ -80,6 +80,8 @@ def read_ahead(
         if died is None:
             raise
         raise died from error
+    finally:
+        del read  # its workers end with it, and an error that is kept would keep this frame
 
 
 def name_the_dead(error: BaseException) -> TrainingError | None:

@@ -24,7 +24,6 @@ from ignite.metrics import (
     Recall,
     RootMeanSquaredError,
 )
-from ignite.metrics.regression.r2_score import R2Score
 from torch import Tensor, nn
 
 from py_authoring import objective
@@ -33,6 +32,7 @@ from py_authoring.data_workers import name_the_dead
 from py_authoring.errors import AuthoringError, DataError, TrainingError
 from py_authoring.evidence import Evidence
 from py_authoring.model_file import MODEL_FILE, first_line, where
+from py_authoring.r2 import R2
 from py_authoring.recipe import ResolvedRecipe
 
 #: Beyond so many classes there is no matrix: of 10,000 it would hold 800 MB while a model trains, and nobody reads it.
@@ -55,7 +55,8 @@ class Evaluation:
     """What a model does on one split.
 
     Attributes:
-        metrics: `loss` and the recipe's metrics; precision, recall and f1 are means over the classes.
+        metrics: `loss` and the recipe's metrics; precision, recall and f1 are means over the classes; r2 is NaN where
+            the targets do not vary.
         samples: how many were seen.
         per_class: for classification.
         confusion: for classification of at most 1,000 classes; rows are the true classes, columns the predicted ones.
@@ -184,7 +185,7 @@ def build_evaluator(
             "mae": MeanAbsoluteError,
             "mse": MeanSquaredError,
             "rmse": RootMeanSquaredError,
-            "r2": R2Score,
+            "r2": R2,
         }
         attached |= {name: regression[name](for_metrics) for name in names}
     for name, metric in attached.items():

@@ -144,11 +144,11 @@ class Evidence:
 
     def _add_numbers(self, inputs: Mapping[str, Tensor], said: Tensor, wanted: Tensor, batch: int) -> None:
         # every value, then every second one, every fourth…: evenly over the data, however long it is
-        for i in range(-self._values % self._every, len(said), self._every):
-            self._points.append((float(wanted[i]), float(said[i])))
-        self._values += len(said)
-        while len(self._points) > POINTS:
+        while (self._values + len(said)) / self._every > POINTS:
             self._points, self._every = self._points[::2], self._every * 2
+        kept = slice(-self._values % self._every, None, self._every)
+        self._points += zip(wanted[kept].tolist(), said[kept].tolist(), strict=True)
+        self._values += len(said)
         badness = (said - wanted).abs()
         for i in badness.topk(min(MISTAKES, len(badness))).indices.tolist():
             if badness[i] > 0:

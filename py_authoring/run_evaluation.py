@@ -84,9 +84,9 @@ def evaluate_run(
     folder = file.parent.parent
     picture = page = None
     if folder.parent.name == checkpoints.RUNS:
-        write_metrics(folder, chosen, evaluation, {"checkpoint": file.name})
-        picture = folder / "confusion_matrix.png" if evaluation.confusion is not None else None
-        page = report.report_evaluation(folder, chosen, evaluation, file.name, splits.name, say or print_to_stderr)
+        say = say or print_to_stderr
+        picture = write_metrics(folder, chosen, evaluation, {"checkpoint": file.name}, say)
+        page = report.report_evaluation(folder, chosen, evaluation, file.name, splits.name, say)
     return RunEvaluation(resolved.name, file, chosen, splits.name, evaluation, picture, page)
 
 

@@ -13,7 +13,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ import numpy as np
 import torch
 
 import py_authoring
-from py_authoring import atomic
+from py_authoring import atomic, report
 from py_authoring.evaluation import Evaluation
+from py_authoring.json_text import to_json
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.report.drawing import of_any_text
 
 Row = dict[str, float | int | None]
+_MOST_CLASSES_OF_A_PICTURE = 200  # more are no longer told apart, and take seconds
 
 
 @dataclass(frozen=True)
@@ -114,16 +116,37 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
     atomic.write_text(folder / "history.csv", text.getvalue())
 
 
-def write_metrics(folder: Path, split: str, evaluation: Evaluation, extra: Mapping[str, Any]) -> None:
-    """Puts the evaluation of one split into `metrics.json`, and leaves the other splits' there."""
+def write_metrics(
+    folder: Path, split: str, evaluation: Evaluation, extra: Mapping[str, Any], say: Callable[[str], None]
+) -> Path | None:
+    """Puts the evaluation of one split into `metrics.json`, and leaves the other splits' there.
+
+    Args:
+        folder: the run's.
+        split: train, validation or test.
+        evaluation: of at most 200 classes it gives a picture too.
+        extra: what stands beside the splits.
+        say: takes a line where the picture could not be drawn.
+
+    Returns:
+        The picture of the confusion matrix, if there is one.
+
+    Raises:
+        WriteError: the old file is untouched.
+    """
     file = folder / "metrics.json"
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     document |= dict(extra)
     document[split] = evaluation.to_dict()
-    atomic.write_text(file, json.dumps(document, indent=2) + "\n")
-    if evaluation.confusion is not None and evaluation.per_class is not None:
-        labels = [each.label for each in evaluation.per_class]
-        atomic.write_bytes(folder / "confusion_matrix.png", draw_confusion(evaluation.confusion, labels, split))
+    atomic.write_text(file, to_json(document, indent=2) + "\n")
+    confusion, labels = evaluation.confusion, [each.label for each in evaluation.per_class or []]
+    if confusion is None or len(labels) > _MOST_CLASSES_OF_A_PICTURE:
+        return None
+    drawn = report.or_say(lambda: draw_confusion(confusion, labels, split), say, "picture of the confusion matrix")
+    if drawn is None:
+        return None
+    atomic.write_bytes(folder / "confusion_matrix.png", drawn)
+    return folder / "confusion_matrix.png"
 
 
 @of_any_text()

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def recorded(session: Session) -> Iterator[None]:
-    """Keeps `state.json` right while the block trains; after an error that leaves an epoch, writes the report too."""
+    """Keeps `state.json` right while the block trains; after an error that leaves an epoch, writes the report too.
+
+    A run that was there and is not gone on with, as it is refused or complete, keeps its state whatever is raised.
+    """
+    ours = not session.folder.exists()
     with contextlib.ExitStack() as stack:
 
         def begin() -> None:
+            nonlocal ours
+            ours = True
             stack.enter_context(hold(session.folder))
             write_state(session.folder, "running")
 
@@ -32,13 +38,15 @@ def recorded(session: Session) -> Iterator[None]:
             yield
         except AuthoringError as error:
             state: State = "interrupted" if isinstance(error, InterruptedRunError) else "failed"
-            _end(session, state, error.message, error.hint)
-            stack.close()  # or the report would call it running
-            report.report_training(session, None)
+            if ours:
+                _end(session, state, error.message, error.hint)
+                stack.close()  # or the report would call it running
+                report.report_training(session, None)
             raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            _end(session, "interrupted" if interrupted else "failed", type(error).__name__, None)
+            if ours:
+                _end(session, "interrupted" if interrupted else "failed", type(error).__name__, None)
             raise
         write_state(session.folder, "finished")
 

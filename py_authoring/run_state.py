@@ -41,7 +41,7 @@ def write_state(folder: Path, state: State, message: str | None = None, hint: st
     """
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     document = asdict(RunState(state, message, hint, now))
-    atomic.write_text(folder / STATE_FILE, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    atomic.write_text(folder / STATE_FILE, json.dumps(document, indent=2) + "\n")
 
 
 def read_state(folder: Path) -> RunState:
@@ -80,6 +80,8 @@ def hold(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing leaves the lock with processes that inherited it
         os.close(descriptor)
 
 

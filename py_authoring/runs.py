@@ -187,9 +187,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def best_row(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, Any] | None:
-    """The best epoch by the monitored metric, the earlier of two equally good ones; None before the first."""
+    """The best epoch by the monitored metric, the earlier of two equal ones; None where it is finite in none."""
     best = max(history, key=lambda row: score(row, monitor), default=None)
-    return None if best is None else dict(best)
+    return dict(best) if best is not None and math.isfinite(score(best, monitor)) else None
 
 
 def score(row: Mapping[str, Any], monitor: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class Session:
         return runs.score(row, self.resolved.recipe.training.monitor)
 
     def best_row(self) -> Row | None:
-        """The history's best epoch, the earlier of two equally good ones; None before the first."""
-        return max(self.history, key=self.score, default=None)
+        """The history's best epoch, the earlier of two equally good ones; None where none has a finite score."""
+        return runs.best_row(self.history, self.resolved.recipe.training.monitor)
 
     def objects_to_save(self) -> dict[str, Any]:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
@@ -127,6 +128,11 @@ class Session:
             hint="a smaller `--lr`, or training.clip_norm in the recipe, often helps",
         )
 
+    # Each part of a checkpoint asks for all of `_describe`, and a vocabulary takes its time.
+    @cached_property
+    def _learnt(self) -> dict[str, Any] | None:
+        return None if self.splits.learnt is None else self.splits.learnt.to_dict()
+
     def _describe(self) -> dict[str, Any]:
         row = self.history[-1] if self.history else {}
         return {
@@ -137,7 +143,7 @@ class Session:
             "iteration": self.trainer.state.iteration,
             "metrics": {key: value for key, value in row.items() if key not in ("epoch", "iteration", "seconds")},
             "data_sha256": self.data_sha256,
-            "learnt": None if self.splits.learnt is None else self.splits.learnt.to_dict(),
+            "learnt": self._learnt,
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
         }

@@ -237,7 +237,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         if died is None:
             raise
         raise died from error
-    stop.deferred = False
+    finally:
+        stop.deferred = False
     if stop.received is not None:
         name = checkpoint.command_name(session.resolved.directory)
         state, last = session.trainer.state, session.folder / checkpoint.CHECKPOINTS / "last.pt"
@@ -265,7 +266,8 @@ def _finish(session: Session, seconds: float) -> Run:
         evaluation = evaluate(
             session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
         )
-        write_metrics(session.folder, "validation", evaluation, {"best_epoch": epoch, "epochs": session.epochs_done})
+        extra = {"best_epoch": epoch, "epochs": session.epochs_done}
+        write_metrics(session.folder, "validation", evaluation, extra, session.say)
     metrics = evaluation.metrics if evaluation is not None else {}
     history = list(session.history)
     return Run(session.folder, session.resolved.name, session.epochs_done, history, epoch, metrics, seconds, evaluation)

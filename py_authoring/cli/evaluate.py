@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -73,10 +74,15 @@ def command(
 
 def as_text(evaluation: Evaluation) -> str:
     """An evaluation as tables: metrics, classes, confusion matrix."""
-    blocks = [format_table(["metric", "value"], [[name, f"{value:.4f}"] for name, value in evaluation.metrics.items()])]
+    blocks = [format_table(["metric", "value"], [[name, _share(value)] for name, value in evaluation.metrics.items()])]
     if evaluation.per_class is not None:
         rows = [
-            [each.label, f"{each.precision:.4f}", f"{each.recall:.4f}", f"{each.f1:.4f}", str(each.samples)]
+            [
+                each.label,
+                _share(each.precision),
+                *(_share(value if each.samples else math.nan) for value in (each.recall, each.f1)),
+                str(each.samples),
+            ]
             for each in evaluation.per_class
         ]
         blocks.append(format_table(["class", "precision", "recall", "f1", "samples"], rows))
@@ -88,3 +94,7 @@ def as_text(evaluation: Evaluation) -> str:
         ]
         blocks.append(format_table(["true \\ predicted", *labels], counts))
     return "\n\n".join(blocks)
+
+
+def _share(value: float) -> str:
+    return f"{value:.4f}" if math.isfinite(value) else "–"

@@ -5,7 +5,6 @@ Also the options that every command has. Only click is imported here.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from py_authoring.errors import AuthoringError
+from py_authoring.json_text import to_json
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -41,8 +41,8 @@ def print_data(text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout; numbers are not rounded."""
-    print_data(json.dumps(document, indent=2, ensure_ascii=False))
+    """One JSON document on stdout; numbers are not rounded, and null where they are not finite."""
+    print_data(to_json(document, indent=2, ensure_ascii=False))
 
 
 def print_error(error: AuthoringError, *, as_json: bool) -> None:

@@ -70,7 +70,7 @@ def command(
         say(f"saved {run.path}  in {run.seconds:.1f} s")
         if run.report is not None:
             say(f"report {run.report}")
-    say_next(f"py-authoring evaluate {command_name(directory)}")
+    say_next(f"py-authoring evaluate {command_name(directory)}" + ("" if run.best_epoch else " --checkpoint last"))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

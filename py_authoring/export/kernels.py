@@ -33,7 +33,7 @@ torch.library.define(
 _aten = torch.ops.aten
 # What keeps the order of a picture's numbers in memory.
 _POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
-_KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default}
+_KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default, _aten.clone.default}  # which dropout becomes in evaluation
 _FLATTENS = {_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints}
 # Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
 _WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
@@ -102,6 +102,8 @@ def with_own_kernels(program: Any, lanes: int) -> fx.GraphModule | None:
     module = cast(fx.GraphModule, program.run_decompositions({}).module(check_guards=False))
     found = sum(_replace_convolution(module, node, lanes) for node in list(module.graph.nodes) if _is_convolution(node))
     for node in list(module.graph.nodes):
+        if node.target == _aten.view.default:  # no view can split what lies channels last; reshape copies where it must
+            node.target = _aten.reshape.default
         _flatten_as_it_lies(module, node)
     linears = [node for node in module.graph.nodes if node.target == _aten.linear.default]
     found += sum(_replace_linear(module, node, lanes) for node in linears)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from py_authoring import atomic
 from py_authoring.errors import UnavailableError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from py_authoring.session import Session
 
 REPORT_FILE = "report.html"
+Drawn = TypeVar("Drawn")
 
 
 def write_report(folder: Path) -> Path:
@@ -71,7 +72,7 @@ def report_training(session: Session, evaluation: Evaluation | None) -> Path | N
         with contextlib.suppress(Exception):  # a dataset of a user's own can raise anything: then its part is missing
             classes = session.resolved.recipe.task == "classification"
             dataset = describe_data(session.splits, session.data_sha256, classes)
-        splits = _evidence_of("validation", evaluation, "best.pt", session.splits.name)
+        splits = _evidence_of("validation", evaluation, "best.pt", session.splits.name, session.epochs_done)
         update_evidence(session.folder, dataset=dataset, model=describe_model(session.model), splits=splits)
         return write_report(session.folder)
 
@@ -94,24 +95,28 @@ def report_evaluation(
 
     def write() -> Path:
         from py_authoring.report.evidence_file import update_evidence
+        from py_authoring.runs import read_history
 
-        update_evidence(folder, splits=_evidence_of(split, evaluation, checkpoint, data))
+        after = len(read_history(folder))
+        update_evidence(folder, splits=_evidence_of(split, evaluation, checkpoint, data, after))
         return write_report(folder)
 
     return or_say(write, say)
 
 
-def or_say(write: Callable[[], Path], say: Callable[[str], None]) -> Path | None:
+def or_say(write: Callable[[], Drawn], say: Callable[[str], None], what: str = "report") -> Drawn | None:
     """What `write` gives, or None and one line: a page to look at is never worth the work that it shows."""
     try:
         return write()
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        say(f"note: no report: {reason}")
+        say(f"note: no {what}: {reason}")
         return None
 
 
-def _evidence_of(split: str, evaluation: Evaluation | None, checkpoint: str, data: str) -> dict[str, dict[str, object]]:
+def _evidence_of(
+    split: str, evaluation: Evaluation | None, checkpoint: str, data: str, after: int
+) -> dict[str, dict[str, object]]:
     if evaluation is None or evaluation.evidence is None:
         return {}
-    return {split: {**evaluation.evidence.to_dict(), "checkpoint": checkpoint, "data": data}}
+    return {split: {**evaluation.evidence.to_dict(), "checkpoint": checkpoint, "data": data, "after": after}}

@@ -34,7 +34,9 @@ POINTS, ROWS, WHOLE_MATRIX, PART_OF_MATRIX = 400, 40, 30, 20
 _DESCRIBED = 6  # of more curves a sentence each is no help
 #: Metrics that people write in another way.
 WORDS = {"f1": "F1", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "r2": "R²", "lr": "learning rate"}
-_SHARES = ("accuracy", "precision", "recall", "f1")
+#: Of each class.
+SHARES = ("precision", "recall", "f1")
+_SHARES = ("accuracy", *SHARES)
 _SPREAD = "Distribution of errors"
 _ERRORS = ("mae", "rmse")  # both in the target's unit, so on one axis
 Series = tuple[str, list[int], list[float]]
@@ -83,8 +85,16 @@ def column(history: Iterable[Mapping[str, Any]], key: str, name: str | None = No
     return name or key, [int(row["epoch"]) for row in rows], values
 
 
-def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None) -> list[Chart]:
-    """Loss, each validation metric and the learning rate over the epochs; nothing before the first epoch."""
+def training_charts(
+    history: Sequence[Mapping[str, Any]], best: Mapping[str, Any] | None, *, weighted: bool = False
+) -> list[Chart]:
+    """Loss, each validation metric and the learning rate over the epochs; nothing before the first epoch.
+
+    Args:
+        history: one row an epoch.
+        best: the row to mark.
+        weighted: whether `loss.class_weights` count in the training loss.
+    """
     if not history:
         return []
     keys = list(dict.fromkeys(key for row in history for key in row))
@@ -92,7 +102,8 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
     losses = [column(history, "loss", "training")]
     if "val_loss" in keys:
         losses.append(column(history, "val_loss", "validation"))
-    charts = [curves("loss", "Loss", losses, best=at, falls=True)]
+    note = "loss.class_weights count in the training loss alone." if weighted and len(losses) > 1 else ""
+    charts = [curves("loss", "Loss", losses, best=at, falls=True, note=note)]
     shares = [column(history, f"val_{name}", WORDS.get(name, name)) for name in _SHARES if f"val_{name}" in keys]
     if shares:
         charts.append(curves("shares", "Validation metrics", shares, best=at))
@@ -113,7 +124,13 @@ def training_charts(history: Sequence[Mapping[str, Any]], best: Mapping[str, Any
 
 
 def curves(
-    identifier: str, title: str, series: Sequence[Series], *, best: int | None = None, falls: bool = False
+    identifier: str,
+    title: str,
+    series: Sequence[Series],
+    *,
+    best: int | None = None,
+    falls: bool = False,
+    note: str = "",
 ) -> Chart:
     """Curves over epochs.
 
@@ -123,6 +140,7 @@ def curves(
         series: name, epochs, values; NaN is a gap.
         best: an epoch to mark.
         falls: whether lower is better.
+        note: a sentence that the description ends with.
     """
     thinned = [thin(each) for each in series]
     finite = [value for _, _, values in thinned for value in values if math.isfinite(value)]
@@ -166,6 +184,7 @@ def curves(
     description = " ".join(_describe_curve(each, falls) for each in series[:_DESCRIBED])
     if len(series) > _DESCRIBED:
         description += f" {len(series) - _DESCRIBED} more curves are in the table."
+    description += f" {note}" if note else ""
     table = _curve_table(title, series, best)
     return Chart(identifier, title, description, draw(identifier, title, description, paint), table)
 
@@ -215,7 +234,8 @@ def confusion_chart(split: SplitRecord) -> Chart | None:
         axes.set_ylabel("true")
 
     wrong = sum(split.wrong.values()) if len(shown) == count else int(split.evidence.get("wrong", 0))
-    said = f"{split.samples - wrong:,} of {split.samples:,} {split.name} samples are right."
+    total = sum(int(each["samples"]) for each in split.classes)
+    said = f"{total - wrong:,} of {total:,} {split.name} {values_or_samples(split)} are right."
     if len(shown) < count:
         said = f"The {len(shown)} of {count:,} classes that take part in most mistakes."
     pairs = [pair for pair in split.wrong if pair[0] in shown and pair[1] in shown][:1]
@@ -231,14 +251,30 @@ def confusion_chart(split: SplitRecord) -> Chart | None:
     return Chart(f"confusion-{split.name}", "Confusion matrix", said, svg, _pairs_table(split), wide=len(shown) > 15)
 
 
+def shares(about: Mapping[str, Any]) -> list[str]:
+    """Precision, recall and F1 of a class as text; recall and F1 of no sample are `–`.
+
+    Example:
+        >>> shares({"precision": 0.5, "recall": 0.0, "f1": 0.0, "samples": 0})
+        ['0.500', '–', '–']
+    """
+    return [f"{about[key]:.3f}" if about["samples"] or key == "precision" else "–" for key in SHARES]
+
+
+def values_or_samples(split: SplitRecord) -> str:
+    """What is counted: `values` where a sample has several that are right or wrong by themselves."""
+    return "samples" if sum(int(each["samples"]) for each in split.classes) == split.samples else "values"
+
+
 def calibration_chart(split: SplitRecord) -> Chart | None:
     """How often the model is right against how sure it is, in bins of confidence, with 95 % intervals."""
     calibration = split.evidence.get("calibration") or {}
-    bins = calibration.get("bins") or []
+    bins = [each for each in calibration.get("bins") or [] if _both_finite(each["confidence"], each["accuracy"])]
     if not bins:
         return None
     error = calibration.get("expected_error")
     largest = max(each["samples"] for each in bins)
+    of = values_or_samples(split)
 
     def paint(axes: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
@@ -267,11 +303,11 @@ def calibration_chart(split: SplitRecord) -> Chart | None:
         else ""
     )
     said += (
-        f"The bin that adds most: {gap['samples']:,} samples with {gap['confidence']:.0%} confidence, "
+        f"The bin that adds most: {gap['samples']:,} {of} with {gap['confidence']:.0%} confidence, "
         f"of which {gap['accuracy']:.0%} are right. Lines are 95 % intervals."
     )
     rows = [[f"{each['confidence']:.1%}", f"{each['accuracy']:.1%}", f"{each['samples']:,}"] for each in bins]
-    table = Table("Calibration in bins of confidence", ["mean confidence", "right", "samples"], rows)
+    table = Table("Calibration in bins of confidence", ["mean confidence", "right", of], rows)
     identifier = f"calibration-{split.name}"
     svg = draw(identifier, "Calibration", said, paint, (4.2, 3.7))
     return Chart(identifier, "Calibration", said, svg, table)
@@ -279,7 +315,7 @@ def calibration_chart(split: SplitRecord) -> Chart | None:
 
 def points_charts(split: SplitRecord) -> list[Chart]:
     """Of numbers: predicted against true, and how the errors are distributed."""
-    points = [(true, said) for true, said in split.evidence.get("points") or [] if math.isfinite(true + said)]
+    points = [(true, said) for true, said in split.evidence.get("points") or [] if _both_finite(true, said)]
     if not points:
         return []
     errors = [said - true for true, said in points]
@@ -416,6 +452,10 @@ def _cell(split: SplitRecord, true: int, predicted: int) -> int:
         return split.wrong.get((true, predicted), 0)
     about = split.classes[true]
     return round(float(about["recall"]) * int(about["samples"]))
+
+
+def _both_finite(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and math.isfinite(one + other)
 
 
 def _pairs_table(split: SplitRecord) -> Table | None:

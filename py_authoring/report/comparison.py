@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from py_authoring.report.page import duration, render, when, word
 
 _ENVIRONMENT = ("torch", "ignite", "numpy", "python", "device", "device_name", "threads", "processors", "platform")
 _MOST_CLASSES = 60
+_BEST = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Comparison:
     Attributes:
         names: what each is called: the run's name, with its model's where those differ.
         records: the runs.
-        figures: metrics of each run's best epoch, sizes and times.
+        figures: metrics of each run's best epoch, sizes and times; of test figures of another checkpoint or other data
+            the text alone tells.
         recipe: key → values as TOML, of the keys that differ; `–` where a key is not there.
         environment: name → values, of what differs.
         data: a sentence, where the runs saw other data and their figures say less; else None.
@@ -157,9 +159,15 @@ def _figures(records: Sequence[RunRecord]) -> list[Figure]:
     for key in dict.fromkeys(key for row in rows for key in row if key == "loss" or key.startswith("val_")):
         figures.append(_ranked(key, [row.get(key) for row in rows]))
     measured = [record.split("test") for record in records]
+    notes = [_not_of_the_best(record, "test") for record in records]
     for name in dict.fromkeys(name for split in measured if split is not None for name in split.metrics):
-        values = [None if split is None else split.metrics.get(name) for split in measured]
-        figures.append(_ranked(f"test_{name}", values))
+        known = [None if split is None else split.metrics.get(name) for split in measured]
+        figure = _ranked(f"test_{name}", [None if note else value for value, note in zip(known, notes, strict=True)])
+        texts = [
+            f"{number(value)} ({note})" if note and value is not None else number(value)
+            for value, note in zip(known, notes, strict=True)
+        ]
+        figures.append(replace(figure, texts=texts))
     parameters = [record.parameters.get("parameters") for record in records]
     if any(value is not None for value in parameters):
         figures.append(_plain_figure("parameters", parameters))
@@ -167,6 +175,21 @@ def _figures(records: Sequence[RunRecord]) -> list[Figure]:
     for name, seconds in (("seconds", [record.summary.seconds for record in records]), ("seconds_per_epoch", each)):
         figures.append(Figure(name, list(seconds), ["–" if one is None else duration(one) for one in seconds]))
     return figures
+
+
+# Another checkpoint or other data may have been measured last: its figures are no better and no worse.
+def _not_of_the_best(record: RunRecord, name: str) -> str | None:
+    split = record.split(name)
+    if split is None:
+        return None
+    checkpoint, data = split.evidence.get("checkpoint"), split.evidence.get("data")
+    if checkpoint != _BEST:
+        return f"with {plain(checkpoint, 40)}" if checkpoint else "of an unknown checkpoint"
+    if data != record.dataset.get("name", data):
+        return f"on {plain(data, 40)}"
+    if split.after is not None and split.after < (record.summary.best_epoch or 0):
+        return f"of epoch {split.after} or earlier"
+    return None
 
 
 def _plain_figure(name: str, values: Sequence[int | None]) -> Figure:
@@ -241,13 +264,21 @@ def draw_curves(comparison: Comparison) -> list[Chart]:
 def _classes(records: Sequence[RunRecord]) -> dict[str, Any] | None:
     for name in ("test", "validation"):
         splits = [record.split(name) for record in records]
-        known = [split.classes for split in splits if split is not None and split.classes]
+        known = [
+            split.classes
+            for split, record in zip(splits, records, strict=True)
+            if split is not None and split.classes and _not_of_the_best(record, name) is None
+        ]
         labels = [[each["label"] for each in classes] for classes in known]
         if len(known) < len(records) or any(each != labels[0] for each in labels):
             continue
-        rows = [(label, [classes[place]["f1"] for classes in known]) for place, label in enumerate(labels[0])]
+        rows = [
+            (label, [classes[place]["f1"] if classes[place]["samples"] else None for classes in known])
+            for place, label in enumerate(labels[0])
+        ]
         if len(rows) > _MOST_CLASSES:
-            rows = sorted(rows, key=lambda row: min(row[1]) - max(row[1]))[:_MOST_CLASSES]
+            rows = sorted(rows, key=lambda row: _spread(row[1]), reverse=True)[:_MOST_CLASSES]
+        rows.sort(key=lambda row: row[1].count(None) == len(row[1]))
         of = f"; the {_MOST_CLASSES} of {len(labels[0]):,} that differ most" if len(labels[0]) > _MOST_CLASSES else ""
         return {
             "caption": f"F1 of each class on the {name} data{of}",
@@ -256,6 +287,11 @@ def _classes(records: Sequence[RunRecord]) -> dict[str, Any] | None:
     return None
 
 
-def _cells(values: Sequence[float]) -> tuple[list[str], list[int]]:
+def _spread(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return max(known) - min(known) if known else -1.0
+
+
+def _cells(values: Sequence[float | None]) -> tuple[list[str], list[int]]:
     figure = _ranked("f1", list(values))
-    return [f"{value:.3f}" for value in values], figure.best
+    return ["–" if value is None else f"{value:.3f}" for value in values], figure.best

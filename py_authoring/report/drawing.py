@@ -210,7 +210,7 @@ def of_any_text() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False, "text.usetex": False}):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from py_authoring import atomic
+from py_authoring.json_text import to_json
 from py_authoring.runs import read_json
 
 EVIDENCE_FILE = "evidence.json"
@@ -41,4 +41,4 @@ def update_evidence(
     document["dataset"] = dict(dataset) if dataset is not None else document["dataset"]
     document["model"] = dict(model) if model is not None else document["model"]
     document["splits"] |= {name: dict(value) for name, value in (splits or {}).items()}
-    atomic.write_text(folder / EVIDENCE_FILE, json.dumps(document, separators=(",", ":")) + "\n")
+    atomic.write_text(folder / EVIDENCE_FILE, to_json(document, separators=(",", ":")) + "\n")

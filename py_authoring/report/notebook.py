@@ -15,6 +15,7 @@ from py_authoring.report import charts, check_packages, page
 from py_authoring.report.charts import number
 from py_authoring.report.collect import SplitRecord
 from py_authoring.report.drawing import Chart, Table, plain
+from py_authoring.runs import read_recipe
 
 if TYPE_CHECKING:
     from py_authoring.evaluation import Evaluation
@@ -34,7 +35,10 @@ def show_run(run: Run) -> str | None:
     epochs = "1 epoch" if run.epochs == 1 else f"{run.epochs} epochs"
     title = f"{run.model}: {epochs} in {page.duration(run.seconds)}"
     tables = [_metrics(f"Validation, epoch {run.best_epoch}", run.metrics)] if run.metrics else []
-    return _show(title, f"run {run.path}", tables, lambda: charts.training_charts(run.history, best)[:2])
+    weighted = "loss.class_weights" in read_recipe(run.path)
+    return _show(
+        title, f"run {run.path}", tables, lambda: charts.training_charts(run.history, best, weighted=weighted)[:2]
+    )
 
 
 def show_evaluation(
@@ -55,13 +59,15 @@ def show_evaluation(
     tables = [_metrics(f"{evaluation.samples:,} samples", evaluation.metrics)]
     if classes:
         shown = (
-            sorted(classes, key=lambda each: each["f1"])[:_MOST_CLASSES] if len(classes) > _MOST_CLASSES else classes
+            sorted(classes, key=lambda each: (not each["samples"], each["f1"]))[:_MOST_CLASSES]
+            if len(classes) > _MOST_CLASSES
+            else sorted(classes, key=lambda each: not each["samples"])
         )
         caption = "Classes" if len(shown) == len(classes) else f"The {len(shown)} classes with the smallest F1"
         rows = [
             [
                 plain(each["label"], 60),
-                *(f"{each[key]:.3f}" for key in ("precision", "recall", "f1")),
+                *charts.shares(each),
                 str(each["samples"]),
             ]
             for each in shown

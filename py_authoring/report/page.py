@@ -56,7 +56,7 @@ def render(template: str, **values: Any) -> str:
 
 def render_report(run: RunRecord) -> str:
     """The whole page of one run."""
-    training = charts.training_charts(run.history, run.best)
+    training = charts.training_charts(run.history, run.best, weighted="loss.class_weights" in run.recipe)
     splits = [_split(run, split) for split in run.splits]
     data, model = _data(run), _model(run.parameters)
     contracts = [_contract(run, path, contract) for path, contract in run.contracts]
@@ -204,15 +204,17 @@ def _split(run: RunRecord, split: SplitRecord) -> dict[str, Any]:
 def _classes(split: SplitRecord) -> dict[str, Any] | None:
     if not split.classes:
         return None
-    order = list(split.classes)
+    order = sorted(split.classes, key=lambda each: not each["samples"])  # of which nothing can be said stand last
     caption = "Each class; F1 is the harmonic mean of the two"
     if len(order) > _MOST_CLASSES:
-        order = sorted(order, key=lambda each: (each["f1"], -each["samples"]))[:_MOST_CLASSES]
+        order = sorted(order, key=lambda each: (not each["samples"], each["f1"], -each["samples"]))[:_MOST_CLASSES]
         caption = f"The {_MOST_CLASSES} of {len(split.classes):,} classes with the smallest F1; metrics.json has all"
     rows = [
         {
             "label": plain(each["label"], 120),
-            "shares": [(f"{each[key]:.3f}", f"{each[key]:.3f}") for key in ("precision", "recall", "f1")],
+            "shares": [
+                (f"{each[key]:.3f}", text) for key, text in zip(charts.SHARES, charts.shares(each), strict=True)
+            ],
             "samples": f"{each['samples']:,}",
         }
         for each in order
@@ -223,7 +225,8 @@ def _classes(split: SplitRecord) -> dict[str, Any] | None:
 def _mistake(split: SplitRecord, mistake: Mapping[str, Any]) -> dict[str, Any]:
     if split.classes:
         said = f"{plain(split.label(mistake['true']), 60)}, taken for {plain(split.label(mistake['predicted']), 60)}"
-        more = f"{mistake['confidence']:.0%} sure; sample {mistake['index']}"
+        sure = "not" if mistake["confidence"] is None else f"{mistake['confidence']:.0%}"
+        more = f"{sure} sure; sample {mistake['index']}"
     else:
         said = f"{number(mistake['true'])}, predicted {number(mistake['predicted'])}"
         more = f"off by {number(mistake['badness'], 3)}; sample {mistake['index']}"

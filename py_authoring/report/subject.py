@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from py_authoring.data import Samples, Splits
 
 _SAMPLED = 32  # of a dataset, to see what its inputs look like
 _MOST_PARTS = 40
+_AT_ONCE = 2**20  # numbers in float64
 
 
 def describe_data(splits: Splits, sha256: str, classes: bool) -> dict[str, Any]:
@@ -94,10 +96,15 @@ def _common_shape(samples: Sequence[Tensor]) -> list[int | None]:
 def _describe_numbers(values: Tensor) -> dict[str, Any]:
     if not values.numel() or values.is_complex():
         return {}
-    finite = values.double()[torch.isfinite(values.double())]
-    if not finite.numel():
-        return {}
-    return {"min": float(finite.min()), "mean": float(finite.mean()), "max": float(finite.max())}
+    low, high, sums, count = math.inf, -math.inf, [], 0
+    for start in range(0, len(values), _AT_ONCE):
+        part = values[start : start + _AT_ONCE].double()
+        part = part[torch.isfinite(part)]
+        if len(part):
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            sums.append(float(part.sum()))
+            count += len(part)
+    return {"min": low, "mean": math.fsum(sums) / count, "max": high} if count else {}
 
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:

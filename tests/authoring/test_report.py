@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from py_authoring import report, run_state
+from py_authoring.cli.evaluate import as_text
+from py_authoring.contract import CONTRACT_FILE
 from py_authoring.errors import InterruptedRunError, NotFoundError, TrainingError, UsageError
 from py_authoring.evidence import MISTAKES, Evidence, picture
 from py_authoring.recipe_sections import LossSection
 from py_authoring.report import charts, write_report
 from py_authoring.report.collect import SplitRecord
-from py_authoring.report.comparison import compare, write_comparison
+from py_authoring.report.comparison import compare, render_comparison, write_comparison
 from py_authoring.report.drawing import draw
 from py_authoring.run_evaluation import evaluate_run
 from py_authoring.runs import summarize_runs
@@ -219,10 +221,14 @@ def test_report_of_a_run_that_went_on_says_when_it_was_measured(
     folder = make_model()
     run = train(folder, epochs=1, say=silent)
     assert "Measured after" not in (run.path / "report.html").read_text()
+    evaluate_run(folder, split="test", say=silent)
     monkeypatch.setenv("STOP_AT", "10")
     with pytest.raises(InterruptedRunError):
         train(folder, epochs=4, resume=True, say=silent)
-    assert "Measured after 1 epoch." in (run.path / "report.html").read_text()
+    text = (run.path / "report.html").read_text()
+    assert text.count("Measured after 1 epoch.") == 2  # the test data too
+    evaluate_run(folder, checkpoint=run.path, split="validation", say=silent)
+    assert (run.path / "report.html").read_text().count("Measured after 1 epoch.") == 1
 
 
 def test_training_that_fails_after_an_epoch_leaves_a_report_with_the_error(make_model: MakeModel) -> None:
@@ -266,6 +272,27 @@ def test_failing_report_is_one_line_and_the_run_is_whole(
     lines.clear()
     assert evaluate_run(folder, say=lines.append).report is None
     assert lines == ["note: no report: no ink"]
+
+
+def test_picture_that_cannot_be_drawn_is_one_line_and_of_many_classes_there_is_none(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*drawn: object) -> bytes:
+        raise RuntimeError("no ink")
+
+    lines: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("py_authoring.run_folder.draw_confusion", fail)
+        run = train(make_model(), say=lines.append)
+    assert "note: no picture of the confusion matrix: no ink" in lines
+    assert run_state.read_state(run.path).state == "finished" and not (run.path / "confusion_matrix.png").exists()
+    assert evaluate_run("tiny", say=silent).picture == run.path / "confusion_matrix.png"
+    many = make_model("many")
+    code = many / "model.py"
+    code.write_text(code.read_text().replace("nn.Linear(hidden, 2)", "nn.Linear(hidden, 201)"))
+    run = train(many, epochs=1, say=silent)
+    assert run.evaluation is not None and run.evaluation.confusion is not None
+    assert not (run.path / "confusion_matrix.png").exists() and evaluate_run(many, say=silent).picture is None
 
 
 def test_old_report_stays_whole_when_the_new_one_cannot_be_written(
@@ -416,6 +443,21 @@ def test_damaged_and_missing_files_of_a_run_leave_out_their_part(make_model: Mak
     for name in names:
         (run.path / name).unlink()
         assert "<h1>tiny" in write_report(run.path).read_text()
+
+
+def test_damaged_archive_of_a_version_leaves_out_its_contract(pictures: Path) -> None:
+    from py_authoring.export import export
+
+    run = train(pictures, say=silent)
+    file = export(pictures).path
+    stored = bytearray(file.read_bytes())
+    entry = stored.rindex(b"PK\x01\x02", 0, stored.rindex(f"/extra/{CONTRACT_FILE}".encode()))
+    assert stored[entry + 10] == 0  # stored as it is; now it claims to be deflated
+    stored[entry + 10] = 8
+    stored[stored.index(b"{", stored.index(f"/extra/{CONTRACT_FILE}".encode()))] = 0xFF  # and is no such stream
+    file.write_bytes(stored)
+    text = write_report(run.path).read_text()
+    assert "<h1>pictures" in text and "Contract of version" not in text
 
 
 def test_contract_of_an_exported_version_stands_in_the_report_of_its_run(pictures: Path) -> None:
@@ -573,3 +615,95 @@ def test_what_the_functions_return_is_shown_in_a_notebook(
         assert not outline.all("script") and not outline.all("style")  # a style sheet would hold for the whole notebook
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert all(each._repr_html_() is None for each in shown)
+
+
+def test_samples_with_several_values_are_counted_as_values() -> None:
+    target, output = torch.tensor([[0.0, 1.0, 1.0]] * 18), torch.tensor([[1.0, 1.0, -1.0]] * 18)
+    evidence = Evidence(LossSection(name="bce_with_logits"), 2)
+    evidence.add({"x": torch.zeros(18, 3)}, output, target)
+    classes = [
+        {"label": "no", "precision": 0.0, "recall": 0.0, "f1": 0.0, "samples": 18},
+        {"label": "yes", "precision": 0.5, "recall": 0.5, "f1": 0.5, "samples": 36},
+    ]
+    seen = evidence.to_dict()
+    split = SplitRecord("validation", 18, {}, classes, {(0, 1): 18, (1, 0): 18}, seen)
+    drawn, calibration = charts.confusion_chart(split), charts.calibration_chart(split)
+    assert drawn is not None and "18 of 54 validation values are right." in drawn.description
+    assert calibration is not None and " 54 values with " in calibration.description
+
+
+def test_loss_chart_says_that_class_weights_count_in_training_alone(make_model: MakeModel) -> None:
+    folder = make_model()
+    run = train(folder, overrides=["loss.class_weights=[1.0, 2.0]"], say=silent)
+    assert "count in the training loss alone" in (run.path / "report.html").read_text()
+    assert "count in the training loss alone" in str(run._repr_html_())
+    plain = train(folder, say=silent)
+    assert "count in the training loss alone" not in (plain.path / "report.html").read_text()
+
+
+def test_class_without_samples_has_no_recall_and_stands_last(make_model: MakeModel) -> None:
+    folder = make_model()
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("Noisy(x[:12], y[:12], False)", "Noisy(x[:12], y[:12] * 0 + 1, False)"))
+    run = train(folder, say=silent)
+    assert run.evaluation is not None and re.search(r"(?m)^0 +0\.0000 +– +– +0$", as_text(run.evaluation))
+    for text in ((run.path / "report.html").read_text(), str(run.evaluation._repr_html_())):
+        rows = re.findall(r"<tr><th scope=\"row\">([01])</th>(.*?)</tr>", text.replace("\n", ""))
+        rows = [row for row in rows if row[1].count("<td") == 4]  # precision, recall, F1, samples
+        assert [name for name, _ in rows] == ["1", "0"]
+        assert rows[-1][1].count("–") == 2 and "–" not in rows[-2][1]
+
+
+def test_points_are_thinned_as_if_all_had_been_there_at_once() -> None:
+    section = LossSection(name="mse")
+    values = torch.arange(50_000.0)
+    batches, whole = Evidence(section, None), Evidence(section, None)
+    whole.add({"x": values}, values, values)
+    for part in values.split(1700):
+        batches.add({"x": part}, part, part)
+    assert batches.to_dict()["points"] == whole.to_dict()["points"]
+    kept = [int(true) for true, _ in whole.to_dict()["points"]]
+    assert kept == list(range(0, 50_000, 64)) and whole.to_dict()["points_of"] == 50_000
+
+
+def test_large_batch_of_numbers_is_not_turned_into_python_numbers() -> None:
+    class Watched(torch.Tensor):
+        made = 0
+
+        def tolist(self) -> list:
+            Watched.made += self.numel()
+            return super().tolist()
+
+        def __float__(self) -> float:
+            Watched.made += 1
+            return super().__float__()
+
+    values = torch.zeros(4, 100_000).as_subclass(Watched)
+    Evidence(LossSection(name="mse"), None).add({"x": torch.zeros(4)}, values, values)
+    assert 0 < Watched.made <= 3000
+
+
+def test_outputs_that_are_not_finite_are_null_in_json_and_the_page_is_written(make_model: MakeModel) -> None:
+    folder = make_model()
+    run = train(folder, say=silent)
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("return self.last(", "return 0 / (x[:, :1] > 0.5) + self.last("))
+    lines: list[str] = []
+    assert evaluate_run(folder, say=lines.append).report is not None and lines == []
+    for name in ("metrics.json", "evidence.json"):
+        json.loads((run.path / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_comparison_ranks_test_figures_of_best_checkpoints_alone(make_model: MakeModel) -> None:
+    folder = make_model()
+    one, two = (train(folder, epochs=epochs, say=silent) for epochs in (1, 3))
+    evaluate_run(folder, checkpoint=one.path, say=silent)
+    evaluate_run(folder, checkpoint=two.path, say=silent)
+    figure = next(each for each in compare([one.path, two.path]).figures if each.name == "test_loss")
+    assert None not in figure.values and len(figure.best) == 1
+    assert "on the test data" in render_comparison(compare([one.path, two.path]))
+    evaluate_run(folder, checkpoint=two.path / "checkpoints" / "last.pt", say=silent)
+    comparison = compare([one.path, two.path])
+    figure = next(each for each in comparison.figures if each.name == "test_loss")
+    assert figure.values[1] is None and figure.texts[1].endswith("(with last.pt)") and figure.best == []
+    assert "on the test data" not in render_comparison(comparison)

@@ -3,13 +3,15 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from py_authoring import checkpoint
+from py_authoring import checkpoint, session
 from py_authoring.errors import (
     CheckpointError,
     DataError,
@@ -21,6 +23,9 @@ from py_authoring.errors import (
 from py_authoring.importing import import_model
 from py_authoring.model_file import build_model
 from py_authoring.recipe import load_recipe
+from py_authoring.learnt import Learnt
+from py_authoring.run_state import read_state
+from py_authoring.runs import summarize_run
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -147,6 +152,45 @@ def test_resume_with_other_data_is_refused(make_model: MakeModel) -> None:
     code.write_text(code.read_text().replace("manual_seed(1)", "manual_seed(2)"))
     with pytest.raises(ResumeError, match="the data is not what the run began with"):
         train(folder, resume=True, say=silent)
+
+
+@pytest.mark.parametrize("stop", [None, "10"])
+def test_run_whose_resuming_is_refused_stays_in_its_state(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch, stop: str | None
+) -> None:
+    folder = make_model()
+    monkeypatch.setenv("STOP_AT", stop or "")
+    with pytest.raises(InterruptedRunError) if stop else nullcontext():
+        train(folder, say=silent)
+    (run,) = (folder / "runs").iterdir()
+    before = read_state(run)
+    assert before.state == ("interrupted" if stop else "finished")
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("manual_seed(1)", "manual_seed(2)"))
+    with pytest.raises(ResumeError):
+        train(folder, resume=True, say=silent)
+    assert read_state(run) == before
+
+
+def test_interrupt_before_a_complete_run_goes_on_leaves_its_state(make_model: MakeModel) -> None:
+    run = train(make_model(), say=silent)
+
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRunError):
+        train("tiny", resume=True, say=interrupt)
+    assert read_state(run.path).state == "finished"
+
+
+def test_error_with_half_a_character_is_written_down(make_model: MakeModel) -> None:
+    folder = make_model()
+    code = folder / "model.py"
+    code.write_text(code.read_text().replace("calls += 1", "calls += 1\n            assert calls < 3, '\\ud800'"))
+    with pytest.raises(TrainingError, match="AssertionError: \ud800"):
+        train(folder, say=silent)
+    (run,) = (folder / "runs").iterdir()
+    assert read_state(run).state == "failed" and "\ud800" in str(read_state(run).message)
 
 
 def test_resume_with_other_weights_is_refused(make_model: MakeModel) -> None:
@@ -328,3 +372,67 @@ def test_imported_weights_cannot_be_resumed_and_that_is_a_sentence(make_model: M
     import_model("w.safetensors", model=str(folder))
     with pytest.raises(ResumeError, match=r"this checkpoint holds w\.safetensors and no state of a training to go on"):
         train(folder, resume=True, say=silent)
+
+
+LINE = """
+import torch
+class Line(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(3, 1)
+    def forward(self, x):
+        return self.inner(x) + 1e6
+def load_data():
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    y = 1e6 + 100 * x.sum(1)
+    return ({"x": x}, y), ({"x": x[:SAMPLES]}, y[:SAMPLES] * VARY), ({"x": x[:9]}, y[:9])
+"""
+LINE_RECIPE = """
+[model]
+class = "Line"
+[data]
+kind = "function"
+[loss]
+name = "mse"
+[training]
+epochs = 2
+device = "cpu"
+monitor = "r2"
+"""
+
+
+@pytest.mark.parametrize(("samples", "vary"), [(1, 1), (5, 0)])
+def test_targets_that_do_not_vary_have_no_r2_and_the_training_ends_without_a_best_epoch(
+    make_model: MakeModel, run_command: Callable, samples: int, vary: int
+) -> None:
+    folder = make_model("line", LINE_RECIPE, LINE.replace("SAMPLES", str(samples)).replace("VARY", str(vary)))
+    run = train(folder, say=silent)
+    assert [row["val_r2"] for row in run.history] == [None, None] and run.epochs == 2
+    assert run.best_epoch is None and run.metrics == {}
+    assert summarize_run(run.path).best_epoch is None and read_state(run.path).state == "finished"
+    assert (run.path / "report.html").is_file()
+    result = run_command("evaluate", "line", "--checkpoint", "last", "--split", "validation", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout, parse_constant=pytest.fail)["metrics"]["r2"] is None
+    json.loads((run.path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_r2_of_large_targets_is_that_of_the_definition(make_model: MakeModel) -> None:
+    run = train(make_model("line", LINE_RECIPE, LINE.replace("SAMPLES", "600").replace("VARY", "1")), say=silent)
+    x = torch.randn(600, 3, generator=torch.Generator().manual_seed(0))
+    weights = last(run.path.parent.parent)["model"]
+    y = (1e6 + 100 * x.sum(1)).double()
+    said = (x @ weights["inner.weight"].T + weights["inner.bias"] + 1e6)[:, 0].double()
+    expected = 1 - float(((y - said) ** 2).sum() / ((y - y.mean()) ** 2).sum())
+    assert run.history[-1]["val_r2"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_was_learnt_is_described_once_a_training(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = []
+    facts = Learnt(vocabulary=["a", "b"])
+    load, describe = session.load_splits, Learnt.to_dict
+    monkeypatch.setattr(session, "load_splits", lambda *given: replace(load(*given), learnt=facts))
+    monkeypatch.setattr(Learnt, "to_dict", lambda self: described.append(self) or describe(self))
+    folder = make_model()
+    train(folder, say=silent)
+    assert described == [facts] and last(folder)["learnt"] == facts.to_dict()

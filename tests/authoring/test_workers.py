@@ -1,5 +1,6 @@
 """Processes that read samples ahead: the same training, and a sentence when one of them dies."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from py_authoring.checkpoint import load_checkpoint
 from py_authoring.data import Sample, TrainingBatches
 from py_authoring.errors import DataError, TrainingError
+from py_authoring.run_state import read_state
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -99,8 +101,11 @@ def test_killed_worker_is_named_and_the_training_goes_on_from_the_last_checkpoin
 @pytest.mark.parametrize("workers", [0, 2])
 def test_sample_that_raises_is_named(make_model: MakeModel, workers: int) -> None:
     folder = make_model("x", RECIPE, MODEL)
-    with pytest.raises(DataError, match=r"^sample 5 cannot be read: KeyError: 'no such column'$"):
+    with pytest.raises(DataError, match=r"^sample 5 cannot be read: KeyError: 'no such column'$") as caught:
         train(folder, overrides=[f"training.workers={workers}"], say=lambda text: Path("raise").touch())
+    (run,) = (folder / "runs").glob("[!.]*")
+    assert read_state(run).state == "failed"
+    assert not multiprocessing.active_children(), caught  # which holds the frames in which the workers were read
     with pytest.raises(DataError, match=r"^sample 5 cannot be read: KeyError: 'no such column'$"):
         train(folder, say=lambda text: None)
 
