@@ -7,8 +7,21 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    let sources = ["checks", "convolution", "device", "fast", "guard", "lstm", "module", "small", "state", "stream", "value"]
-        .map(|name| format!("csrc/{name}.cpp"));
+    let sources = [
+        "checks",
+        "convolution",
+        "device",
+        "fast",
+        "first_calls",
+        "guard",
+        "lstm",
+        "module",
+        "small",
+        "state",
+        "stream",
+        "value",
+    ]
+    .map(|name| format!("csrc/{name}.cpp"));
     println!("cargo::rerun-if-changed=csrc");
     // The kernel that py-authoring puts into compiled packages, and its Python package therefore holds.
     let kernels = "../../../py_authoring/export/native";
