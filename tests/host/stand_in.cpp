@@ -1,6 +1,8 @@
 // A stand-in for CUDA, where there is none: memory of the host, streams on which a copy happens only when somebody waits for it,
 // an allocator that gives a stream's memory back to that stream and overwrites it. Operators run at once, on the processor; they
 // see what the current stream was waited for. Runs the models of a folder on it and on the processor, as test_stand_in.py asks.
+#include "first_calls.h"
+#include "guard.h"
 #include "shim.h"
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -362,6 +364,69 @@ void with_state(const std::string &name, const std::string &path) {
   nothing_is_left(name, 0);
 }
 
+using rust_host::FirstCalls;
+
+void first_calls_run_alone() {
+  FirstCalls calls(2);
+  std::atomic<int> now{0}, most{0}, beside{0}, good[2] = {};
+  at_once(6, [&](int caller) {
+    for (int i = 0; i < 40; ++i) {
+      const int method = (caller + i / 20) % 2;
+      FirstCalls::Turn turn(calls, method);
+      const int running = ++now;
+      most = std::max(most.load(), running);
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      beside += turn.is_alone() && (running != 1 || now != 1);
+      if (i % 3 == 0) {
+        turn.succeeded();
+        good[method] += turn.is_alone();
+      }
+      --now;
+    }
+  });
+  expect(beside == 0, "first calls: one ran beside another");
+  expect(most > 1, "first calls: later ones do not run at once");
+  expect(good[0] == 4 && good[1] == 4, "first calls: not four of each method that succeeded");
+}
+
+FirstCalls *waited_for = nullptr;
+std::atomic<bool> over{false};
+std::atomic<int> asked{0}, answered{0};
+
+void calls_inside_calls_do_not_wait() {
+  FirstCalls calls(2);
+  waited_for = &calls;
+  std::atomic<bool> begun{false};
+  std::thread other([&] {
+    const FirstCalls::Turn turn(calls, 0), inner(calls, 1);
+    expect(turn.is_alone() && !inner.is_alone(), "first calls: the inner call is alone too");
+    for (begun = true; !over;)
+      std::this_thread::yield();
+  });
+  while (!begun)
+    std::this_thread::yield();
+  // What a signal handler may do: it calls the model that its thread waits for, and says then that the wait should end.
+  rh_set_poll([]() -> int32_t {
+    if (asked++ > 0)
+      return 0;
+    over = true;
+    const FirstCalls::Turn turn(*waited_for, 0);
+    answered += turn.is_alone();
+    return 1;
+  });
+  bool ended = false;
+  try {
+    const FirstCalls::Turn turn(calls, 0);
+  } catch (const rust_host::Interrupted &) {
+    ended = true;
+  }
+  expect(ended && answered == 1, "first calls: the wait did not end, or the call of who asked");
+  other.join();
+  rh_set_poll(nullptr);
+  const FirstCalls::Turn turn(calls, 0);
+  expect(turn.is_alone(), "first calls: who gave up is still in line");
+}
+
 void too_large_for_page_locked_memory(const std::string &path) {
   rh_module *gpu = load(path, true), *cpu = load(path, false);
   const int before = page_locked_made;
@@ -385,6 +450,8 @@ int main(int, char **arguments) {
     without_state(name, folder + name + ".pt", name == "Forks");
   for (const std::string name : {"Remembers", "Counts"})
     with_state(name, folder + name + ".pt");
+  first_calls_run_alone();
+  calls_inside_calls_do_not_wait();
   too_large_for_page_locked_memory(folder + "Net.pt");
   std::printf("%d faults\n", faults);
   return faults != 0;

@@ -55,6 +55,32 @@ class Layers(nn.Module):
         return x, {"largest": x.amax(-1)}, x.dim(), float(x.mean()), all
 
 
+class Convolutions(nn.Module):
+    """Of every kind that the host computes itself, and of some that it leaves to oneDNN."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3, 5, 3),
+                nn.Conv2d(3, 24, 1, bias=False),
+                nn.Conv2d(3, 70, (2, 5), (3, 1), (1, 2)),
+                nn.Conv2d(3, 33, 7, 2, 3),
+                nn.Conv2d(3, 16, 1, 2, 1),
+                nn.Conv2d(3, 8, 3, padding=2, dilation=2),
+                nn.Conv2d(3, 6, 3, padding=1, groups=3),
+            ]
+        )
+        self.wide, self.last = nn.Conv2d(70, 300, 3, 1, 1), nn.Conv2d(300, 40, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        results: list[Tensor] = []
+        for layer in self.layers:
+            results.append(torch.relu(layer(x)))
+        results.append(torch.nn.functional.silu(self.last(torch.relu(self.wide(results[2])))))
+        return results
+
+
 class Small(nn.Module):
     """Layers of a few numbers, with and without bias and activation."""
 
@@ -192,6 +218,20 @@ def test_pictures_of_every_batch_and_size_give_the_same_numbers(tmp_path, traced
         assert model.speed == "optimised"
         turned = np.asfortranarray(x)
         same(model(turned), plain(torch.from_numpy(x)))
+
+
+def test_convolutions_of_every_size_give_the_same_numbers(tmp_path):
+    path = tmp_path / "m.pt"
+    plain = saved(Convolutions, path)
+    model = rust_host.Model(path, "cpu")
+    for sizes in ((2, 3, 9, 8), (1, 3, 7, 5), (3, 3, 16, 16), (1, 3, 40, 61), (2, 3, 5, 29), (0, 3, 9, 9)):
+        x = floats(*sizes)
+        for y in (x, np.asfortranarray(x), np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+            same(model(y), plain(torch.from_numpy(y)))
+        assert model.speed == "optimised"
+    too_small = floats(1, 3, 2, 2)  # smaller than a kernel
+    with pytest.raises(rust_host.RustHostError, match="Kernel size can't be greater"):
+        model(too_small)
 
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")

@@ -7,17 +7,36 @@ fn main() {
         return;
     };
     let include = lib.join("../include");
-    let sources = ["checks", "device", "fast", "guard", "lstm", "module", "small", "state", "stream", "value"]
-        .map(|name| format!("csrc/{name}.cpp"));
+    let sources = [
+        "checks",
+        "convolution",
+        "device",
+        "fast",
+        "first_calls",
+        "guard",
+        "lstm",
+        "module",
+        "small",
+        "state",
+        "stream",
+        "value",
+    ]
+    .map(|name| format!("csrc/{name}.cpp"));
     println!("cargo::rerun-if-changed=csrc");
+    // The kernel that py-authoring puts into compiled packages, and its Python package therefore holds.
+    let kernels = "../../../py_authoring/export/native";
+    println!("cargo::rerun-if-changed={kernels}");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag(format!("-isystem{}", include.display()))
         .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .include(kernels)
         .flag("-Wall")
         .flag("-Wextra")
+        .flag("-fno-unswitch-loops") // copies of the kernel's tiles, four times as long to compile and no faster
+        .flag("-fno-ipa-cp-clone")
         .flag("-Wno-stringop-overflow") // a false alarm of GCC 12 in libtorch's own headers
         .files(sources)
         .compile("rust_host_shim");

@@ -89,7 +89,7 @@ impl Backend for Compiled {
     }
 
     fn threads(&self) -> usize {
-        threads().unwrap_or_else(|| self.torch.threads())
+        self.torch.threads_of_a_call(threads()).unwrap_or_else(|| self.torch.threads())
     }
 }
 

@@ -131,7 +131,8 @@ impl Program for Compiled {
         let borrowed = kept.iter().map(|tensor| self.torch.borrow(tensor)).collect::<Result<Vec<_>>>()?;
         let mut inputs: Vec<_> = borrowed.into_iter().map(Owned::into_raw).collect();
         let mut outputs = vec![ptr::null_mut(); self.outputs];
-        let ran = self.torch.with_threads(crate::threads(), || self.model.run(&mut inputs, &mut outputs));
+        let threads = self.torch.threads_of_a_call(crate::threads());
+        let ran = self.torch.with_threads(threads, || self.model.run(&mut inputs, &mut outputs));
         // A tensor that is returned twice is one handle twice.
         let first_of: Vec<usize> =
             outputs.iter().map(|handle| outputs.iter().position(|other| other == handle).unwrap_or_default()).collect();

@@ -5,7 +5,7 @@ use rust_host_engine::{Error, Result, Tensor};
 use std::{
     ffi::{c_int, c_void},
     path::Path,
-    ptr,
+    process, ptr,
     sync::OnceLock,
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Torch {
     get_openmp_threads: unsafe extern "C" fn() -> c_int,
     set_openmp_threads: unsafe extern "C" fn(c_int),
     strided: i32,
+    /// That opened it.
+    process: u32,
 }
 
 /// `c10::DeviceType::CPU`
@@ -93,6 +95,7 @@ impl Torch {
             set_openmp_threads: function!("omp_set_num_threads"),
             // SAFETY: it takes nothing and returns a constant.
             strided: unsafe { layout() },
+            process: process::id(),
             library,
         })
     }
@@ -116,6 +119,12 @@ impl Torch {
     pub(crate) fn threads(&self) -> usize {
         // SAFETY: it reads a number of the calling thread.
         usize::try_from(unsafe { (self.get_openmp_threads)() }).unwrap_or(1).max(1)
+    }
+
+    /// The number for a call: one in a child that was forked since, whatever was asked for. It does not have the threads that
+    /// parallel code would wait for.
+    pub(crate) fn threads_of_a_call(&self, asked: Option<usize>) -> Option<usize> {
+        if process::id() == self.process { asked } else { Some(1) }
     }
 
     /// Runs `work` with that number. The number before comes back: in Python the thread is the user's.

@@ -160,7 +160,17 @@ void check_weight_norm(const at::Tensor &v, const at::Tensor &g, int64_t dim) {
 
 std::atomic<int32_t (*)()> poll{nullptr};
 
-// Asks every so often whether the caller still wants the result; a clock is cheaper than the question.
+} // namespace
+
+void ask_interrupt() {
+  if (auto *ask = poll.load())
+    if (ask())
+      throw Interrupted();
+}
+
+namespace {
+
+// Asks every so often; a clock is cheaper than the question.
 void check_interrupt() {
   using Clock = std::chrono::steady_clock;
   thread_local Clock::time_point next{};
@@ -171,9 +181,7 @@ void check_interrupt() {
   if (now < next)
     return;
   next = now + std::chrono::milliseconds(20);
-  if (auto *ask = poll.load())
-    if (ask())
-      throw Interrupted();
+  ask_interrupt();
 }
 
 const torch::jit::RegisterOperators operators({

@@ -1,4 +1,5 @@
 #include "fast.h"
+#include "convolution.h"
 #include "lstm.h"
 #include "small.h"
 #include <ATen/ATen.h>
@@ -123,8 +124,17 @@ struct Linear : Layer {
 struct Convolution : Layer {
   std::vector<int64_t> stride, padding, dilation;
   int64_t groups;
+  std::optional<DirectConvolution> direct;
 
-  explicit Convolution(const Node *node) : Layer(node), stride(node->is(STRIDE)), padding(node->is(PADDING)), dilation(node->is(DILATION)), groups(node->i(GROUPS)) {}
+  explicit Convolution(const Node *node) : Layer(node), stride(node->is(STRIDE)), padding(node->is(PADDING)), dilation(node->is(DILATION)), groups(node->i(GROUPS)) {
+    if (is_direct(weight, dilation, groups))
+      direct.emplace(weight, bias, stride, padding);
+  }
+
+  // Our own kernel: then there is no form of the weights for oneDNN.
+  static bool is_direct(const at::Tensor &weight, const std::vector<int64_t> &dilation, int64_t groups) {
+    return groups == 1 && dilation[0] == 1 && dilation[1] == 1 && DirectConvolution::is_for(weight);
+  }
 
   bool fits(const at::Tensor &x) const {
     if (!is_plain_floats(x) || x.dim() != 4 || x.size(1) != weight.size(1) * groups)
@@ -136,12 +146,17 @@ struct Convolution : Layer {
         return false;
       multiplications *= room / stride[d] + 1;
     }
-    return multiplications >= FEWEST_IN_CONVOLUTION;
+    return direct || multiplications >= FEWEST_IN_CONVOLUTION;
   }
 
   at::Tensor operator()(const at::Tensor &x) const {
     if (!fits(x))
       return activation.plain(at::conv2d(x, weight, bias, stride, padding, dilation, groups));
+    if (direct) {
+      const bool relu = &activation == &ACTIVATIONS[RELU];
+      at::Tensor y = (*direct)(channels_last(x), relu);
+      return relu ? y : activation.plain(y);
+    }
     using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view, Scalars, std::optional<std::string_view>);
     static const auto op = find<Signature>("mkldnn::_convolution_pointwise");
     return op.call(channels_last(x), packed, bias, padding, stride, dilation, groups, activation.name, Scalars(), activation.algorithm);
@@ -309,7 +324,8 @@ bool pack_convolution(Graph &graph, Node *node) {
     if ((*stride)[d] < 1 || (*padding)[d] < 0 || (*dilation)[d] < 1)
       return false;
   static const auto reorder = find<at::Tensor(const at::Tensor &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, at::OptionalIntArrayRef)>("mkldnn::_reorder_convolution_weight");
-  Node *layer = replace(graph, node, CONVOLUTION, reorder.call(*weight, *padding, *stride, *dilation, groups->toInt(), std::nullopt), *weight);
+  const bool direct = Convolution::is_direct(*weight, *dilation, groups->toInt());
+  Node *layer = replace(graph, node, CONVOLUTION, direct ? *weight : reorder.call(*weight, *padding, *stride, *dilation, groups->toInt(), std::nullopt), *weight);
   layer->is_(STRIDE, *stride)->is_(PADDING, *padding)->is_(DILATION, *dilation)->i_(GROUPS, groups->toInt());
   return true;
 }

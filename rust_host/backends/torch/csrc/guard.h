@@ -11,6 +11,9 @@ struct Interrupted : std::exception {
   const char *what() const noexcept override { return "rust_host: interrupted"; }
 };
 
+// Asks whether the caller still wants the result, and throws Interrupted if not.
+void ask_interrupt();
+
 // Throws for code that only a hostile file has: objects read as another class, calls that double and double again.
 void refuse_hostile(torch::jit::CompilationUnit &unit);
 

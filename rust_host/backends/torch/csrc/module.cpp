@@ -1,5 +1,6 @@
 // A loaded TorchScript module: load, signatures, run.
 #include "fast.h"
+#include "first_calls.h"
 #include "guard.h"
 #include "state.h"
 #include "stream.h"
@@ -144,10 +145,7 @@ struct rh_module {
   rust_host::State state;
   std::optional<Module> fresh; // as it was loaded, where its methods change it and copies can share its tensors
   std::atomic<bool> was_called{false};
-  // On a GPU: these many calls more run alone. libtorch makes its plans in them, with constants that are computed on one call's
-  // stream and then read on every other.
-  std::atomic<int> alone{4};
-  std::mutex running_alone;
+  std::shared_ptr<rust_host::FirstCalls> first_calls; // on a GPU; one for all sessions, as the graphs are
   // The fast form of `forward`, where it was asked for and there is one; used once it has agreed with the plain one.
   std::unique_ptr<rust_host::Fast> fast;
   std::atomic<int32_t> speed{RH_PLAIN};
@@ -229,6 +227,8 @@ int32_t rh_load(const char *data, size_t size, int32_t cuda_index, rh_module **o
     for (const auto &method : loaded->module.get_methods())
       if (!is_hidden(method.name()))
         loaded->methods.push_back(describe(loaded->module, method));
+    if (!loaded->device.is_cpu())
+      loaded->first_calls = std::make_shared<rust_host::FirstCalls>(loaded->methods.size());
     std::stable_partition(loaded->methods.begin(), loaded->methods.end(), [](const Method &m) { return m.method.name() == "forward"; });
     loaded->state = rust_host::find_state(loaded->module);
     if (loaded->state.kept) {
@@ -306,6 +306,7 @@ int32_t rh_session(const rh_module *module, rh_module **out, char **error) {
     session->state = module->state;
     // The graphs are shared, and with them what earlier calls made faster.
     session->was_called = module->was_called.load();
+    session->first_calls = module->first_calls;
     *out = session.release();
   });
 }
@@ -356,14 +357,11 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
     if (!module->was_called.exchange(true) && !m.hooked && !m.scoped && !m.needs_gradients)
       plain.emplace(false);
 
-    std::unique_lock<std::mutex> alone;
+    std::optional<rust_host::FirstCalls::Turn> turn;
     rust_host::TakenStream taken;
     std::optional<rust_host::OnStream> on_stream;
     if (!module->device.is_cpu()) {
-      if (module->alone.load() > 0) {
-        alone = std::unique_lock(module->running_alone);
-        --module->alone;
-      }
+      turn.emplace(*module->first_calls, index);
       if (!module->stream)
         taken = rust_host::take_stream(module->device, queues_elsewhere(module->operators));
       on_stream.emplace(module->stream ? *module->stream : *taken);
@@ -388,6 +386,7 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
     if (on_stream) {
       on_stream->wait();
       result->result.finish();
+      turn->succeeded();
     }
     *out = result.release();
   });

@@ -1,5 +1,6 @@
 #include "stream.h"
 #include <ATen/ATen.h>
+#include <algorithm>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <mutex>
 #include <vector>
@@ -42,21 +43,27 @@ void GiveBack::operator()(CallStream *stream) const noexcept {
 
 TakenStream take_stream(c10::Device device, bool the_default) {
   const c10::Stream usual = default_stream(device);
+  const auto me = std::this_thread::get_id();
   {
     Free &free = free_streams();
     const std::lock_guard lock(free.lock);
-    // The one that was used last: its memory, and the workspace of cuBLAS, are kept for each stream.
-    for (auto at = free.streams.rbegin(); at != free.streams.rend(); ++at) {
-      const c10::Stream stream = (*at)->stream;
-      if (stream.device() == device && (stream == usual) == the_default) {
-        TakenStream taken(at->release());
-        free.streams.erase(std::next(at).base());
-        return taken;
-      }
+    const auto fits = [&](const auto &stream) { return stream->stream.device() == device && (stream->stream == usual) == the_default; };
+    // This thread's own, else the one that was used last: memory is kept for each stream, and a workspace of cuBLAS for each
+    // pair of a thread and a stream.
+    auto best = std::find_if(free.streams.rbegin(), free.streams.rend(), [&](const auto &stream) { return fits(stream) && stream->last == me; });
+    if (best == free.streams.rend())
+      best = std::find_if(free.streams.rbegin(), free.streams.rend(), fits);
+    if (best != free.streams.rend()) {
+      TakenStream taken(best->release());
+      free.streams.erase(std::next(best).base());
+      taken->last = me;
+      return taken;
     }
   }
   const c10::Stream stream = the_default ? usual : c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
-  return TakenStream(new CallStream(stream));
+  TakenStream taken(new CallStream(stream));
+  taken->last = me;
+  return taken;
 }
 
 OnStream::~OnStream() {

@@ -6,6 +6,7 @@
 #include <c10/core/Event.h>
 #include <c10/core/StreamGuard.h>
 #include <memory>
+#include <thread>
 
 namespace rust_host {
 
@@ -14,13 +15,15 @@ struct CallStream {
   explicit CallStream(c10::Stream stream) : stream(stream), done(stream.device_type()) {}
   const c10::Stream stream;
   c10::Event done;
+  std::thread::id last; // who took it last
 };
 
 struct GiveBack {
   void operator()(CallStream *stream) const noexcept;
 };
 
-// A stream that is nobody else's until it is dropped.
+// No other call is given it until it is dropped. libtorch has 32 streams for each GPU and gives them out again after that, to
+// others in this process as well: who shares one waits for the other's work too, and is as correct.
 using TakenStream = std::unique_ptr<CallStream, GiveBack>;
 
 // The default stream is one for all calls: for code that queues work from threads of its own, which begin on that stream, or
