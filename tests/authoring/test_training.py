@@ -21,9 +21,9 @@ from py_authoring.errors import (
     TrainingError,
 )
 from py_authoring.importing import import_model
+from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
 from py_authoring.recipe import load_recipe
-from py_authoring.learnt import Learnt
 from py_authoring.run_state import read_state
 from py_authoring.runs import summarize_run
 from py_authoring.training import train
