@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import subprocess
+from itertools import count
 from operator import getitem
 from pathlib import Path
 from typing import Any, cast
@@ -31,9 +32,9 @@ torch.library.define(
     " int stride_w, int padding_h, int padding_w, bool relu) -> Tensor",
 )
 _aten = torch.ops.aten
-# What keeps the order of a picture's numbers in memory.
 _POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
-_KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default, _aten.clone.default}  # which dropout becomes in evaluation
+# What keeps the order of a picture's numbers in memory; dropout is a clone in evaluation.
+_KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default, _aten.clone.default}
 _FLATTENS = {_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints}
 # Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
 _WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
@@ -49,10 +50,8 @@ def _shape_of_result(
     kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, padding_h: int, padding_w: int, relu: bool,
 ) -> Tensor:  # fmt: skip
     n, _, height, width = x.shape
-    out_h, out_w = (
-        (height + 2 * padding_h - kernel_h) // stride_h + 1,
-        (width + 2 * padding_w - kernel_w) // stride_w + 1,
-    )
+    out_h = (height + 2 * padding_h - kernel_h) // stride_h + 1
+    out_w = (width + 2 * padding_w - kernel_w) // stride_w + 1
     return x.new_empty((n, out_h, out_w, outputs)).permute(0, 3, 1, 2)
 
 
@@ -153,11 +152,9 @@ def _constant(module: fx.GraphModule, node: Any) -> Tensor | None:
 
 
 def _add_constant(module: fx.GraphModule, value: Tensor) -> fx.Node:
-    number = sum(1 for _ in module.buffers())
-    while hasattr(module, f"packed_{number}"):
-        number += 1
-    module.register_buffer(f"packed_{number}", value)
-    return module.graph.get_attr(f"packed_{number}")
+    name = next(name for number in count() if not hasattr(module, name := f"packed_{number}"))
+    module.register_buffer(name, value)
+    return module.graph.get_attr(name)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -288,7 +285,7 @@ def _call(
 
 # An addition and a relu behind the last of the nodes, which become part of them: what is added, and if there is a relu.
 def _what_follows(replaced: list[fx.Node]) -> tuple[fx.Node | None, bool]:
-    other, following = None, None
+    other = None
     if (added := _addition(replaced[-1])) is not None:
         replaced.append(added[0])
         other = added[1]
