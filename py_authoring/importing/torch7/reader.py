@@ -6,6 +6,7 @@ held against the bytes that are left, and nesting is counted, so that a hostile 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,7 +234,7 @@ def _storage_of(name: str, ending: str) -> str | None:
     return _STORAGES.get(word)
 
 
-class _Input:
+class _Input(ABC):
     """The bytes and how far they are read.
 
     Attributes:
@@ -262,25 +263,25 @@ class _Input:
             raise _Damaged(f"{number:,} values are announced at byte {self.position:,}, where {left:,} bytes follow")
         return number
 
+    @abstractmethod
     def int32(self) -> int:
         """32 bits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def int64(self) -> int:
         """64 bits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def int64s(self, count: int) -> list[int]:
         """Several of 64 bits."""
-        raise NotImplementedError
 
+    @abstractmethod
     def double(self) -> float:
         """A number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self, count: int, kind: str) -> np.ndarray[Any, Any]:
         """A storage."""
-        raise NotImplementedError
 
     def chars(self, size: int) -> bytes:
         """So many bytes as they stand."""
