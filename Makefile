@@ -31,10 +31,10 @@ $(VENV)/.installed: pyproject.toml uv.lock
 
 setup: $(VENV)/.installed ## Python packages in .venv
 
-# What only tests of tables and of ONNX files need (500 and 150 MB); a moment where it is there already.
+# What only tests need: tables (500 MB), ONNX (150 MB), Lightning, Optuna and the loggers (220 MB); a moment where it is there already.
 $(VENV)/.tables: $(VENV)/.installed
-	$(call step,installing the libraries of the tests: polars duckdb pyarrow pandas onnx onnxruntime onnxscript (once))
-	@uv sync --frozen --inexact --extra authoring --extra onnx --group tables --compile-bytecode --quiet
+	$(call step,installing the libraries of the tests: polars duckdb pyarrow pandas onnx onnxruntime lightning optuna tensorboard mlflow (once))
+	@uv sync --frozen --inexact --extra authoring --extra onnx --extra lightning --extra sweep --extra tensorboard --extra mlflow --group tables --compile-bytecode --quiet
 	@touch $@
 
 build: setup ## the native binary: target/release/rust-host
