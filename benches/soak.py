@@ -1,4 +1,4 @@
-"""What a long life costs in memory: many calls and many shapes, in the binary's way of loading libtorch and the wheel.
+"""What a long life costs in memory: many calls, shapes and loads of each kind of file, in the binary's way and the wheel.
 
 usage: soak.py [SECONDS]      the longest that one curve may take (default 60); a slow model then makes fewer calls
 
@@ -14,19 +14,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from models import save
+import engine
 
 TOP = Path(__file__).parent.parent
 PICTURES = TOP / "docs/pictures"
 
-# Title: what is counted, model, how many, the shape of its input with what changes from call to call.
+# Title: what is counted, model, file, how many, the shape of its input with what changes from call to call.
 CURVES = {
-    "MLP, one shape": ("calls", "mlp", 2_000_000, "1,4"),
-    "Net, batch 1 to 32": ("calls", "net", 20_000, "1..32,1,28,28"),
-    "ResNet-18, batch 1 to 2, 64 to 128 pixels": ("calls", "resnet", 20_000, "1..2,3,64..128,64..128"),
-    "LSTM, batch 1 to 8, length 4 to 64": ("calls", "lstm", 20_000, "1..8,4..64,64"),
-    "transformer, batch 1 to 4, length 4 to 64": ("calls", "transformer", 20_000, "1..4,4..64,256"),
-    "Net, loaded and unloaded": ("loads", "net", 1_000, "1,1,28,28"),
+    "MLP, one shape": ("calls", "mlp", "model.pt", 2_000_000, "1,4"),
+    "Net, batch 1 to 32": ("calls", "net", "model.pt", 20_000, "1..32,1,28,28"),
+    "ResNet-18, batch 1 to 2, 64 to 128 pixels": ("calls", "resnet", "model.pt", 20_000, "1..2,3,64..128,64..128"),
+    "LSTM, batch 1 to 8, length 4 to 64": ("calls", "lstm", "model.pt", 20_000, "1..8,4..64,64"),
+    "transformer, batch 1 to 4, length 4 to 64": ("calls", "transformer", "model.pt", 20_000, "1..4,4..64,256"),
+    "Net compiled, batch 1 to 32": ("calls", "net", "model.pt2", 20_000, "1..32,1,28,28"),
+    "Net, loaded and unloaded": ("loads", "net", "model.pt", 1_000, "1,1,28,28"),
+    "Net compiled, loaded and unloaded": ("loads", "net", "model.pt2", 1_000, "1,1,28,28"),
+    "Net for ONNX, loaded and unloaded": ("loads", "net", "model.onnx", 1_000, "1,1,28,28"),
 }
 
 WHEEL = """
@@ -89,7 +92,7 @@ def draw(rows: dict[str, dict[str, list[tuple[int, int]]]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(2, 3, figsize=(11, 5), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(3, 3, figsize=(11, 7.5), sharey=True, layout="constrained")
     for panel, (title, ways) in zip(panels.flat, rows.items(), strict=True):
         for way, points in ways.items():
             first = points[0][1]
@@ -111,8 +114,12 @@ def main(seconds: float = 60.0) -> None:
     rows: dict[str, dict[str, list[tuple[int, int]]]] = {}
     print("resident MB after 10 calls, after a quarter of them and at the end\n")
     with tempfile.TemporaryDirectory() as work:
-        for title, (what, name, count, shape) in CURVES.items():
-            path = save(name, Path(work))
+        for title, (what, name, file, count, shape) in CURVES.items():
+            path = Path(work) / name / file
+            if not path.parent.exists():
+                engine.files(name, path.parent)
+            if file == "model.pt2" and not path.exists():
+                engine.package(name, path.parent)
             words = [what, path, str(count), str(seconds), shape]
             python: list[str | Path] = [sys.executable, "-c", WHEEL, *words]
             rows[title] = {

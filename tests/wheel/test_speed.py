@@ -94,6 +94,19 @@ class Small(nn.Module):
         return torch.softmax(self.c(torch.tanh(self.b(torch.relu(self.a(x))))), -1)
 
 
+class Wide(nn.Module):
+    """Linear layers that the host multiplies itself, and some that it leaves to oneDNN: few outputs, another activation."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = ((300, 16), (300, 15), (300, 129), (300, 512), (512, 100))
+        self.a, self.b, self.c, self.d, self.e = (nn.Linear(i, o, bias=o != 129) for i, o in sizes)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        hidden = torch.nn.functional.gelu(self.d(x))
+        return [self.a(x), torch.relu(self.b(x)), torch.relu(self.c(x)), torch.tanh(self.e(hidden))]
+
+
 class Recurrent(nn.Module):
     """An LSTM whose state comes from outside, or is zero."""
 
@@ -263,6 +276,19 @@ def test_layers_of_a_few_numbers_give_the_same_numbers(tmp_path, rows):
     assert model.speed == "optimised"
     for y in (x, np.asfortranarray(x), x * np.float32(np.inf), x * np.float32(0), -x * np.float32(np.nan)):
         same(model(y), plain(torch.from_numpy(np.ascontiguousarray(y))))
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (7,), (15,), (130,), (2, 3, 9)])
+def test_layers_of_many_numbers_give_the_same_numbers(tmp_path, rows):
+    plain = saved(Wide, tmp_path / "m.pt")
+    model = rust_host.Model(tmp_path / "m.pt", "cpu")
+    x = floats(*rows, 300)
+    across = np.moveaxis(floats(300, *rows), 0, -1)  # does not lie in one piece
+    for each in (x, x, across):
+        same(model(each), plain(torch.from_numpy(each)))
+        assert model.speed == "optimised"
+    with pytest.raises(rust_host.Error, match="301"):
+        model(floats(*rows, 301))
 
 
 @pytest.mark.parametrize(

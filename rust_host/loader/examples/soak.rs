@@ -1,4 +1,4 @@
-//! What a long life costs in memory, in the binary's way of loading libtorch: `benches/soak.py` runs it.
+//! What a long life costs in memory, in the binary's way of loading its backends: `benches/soak.py` runs it.
 //!
 //! usage: soak calls|loads FILE COUNT SECONDS SHAPE…      SHAPE is `1..8,3,224`, a shape for each input; drawn anew each call
 //!
@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "its output")]
 
 use rust_host_engine::{
-    Archive, Backends, DeviceRequest, Error, Model, Platform, Result, Tensor, Value, operators::Policy,
+    Archive, Backends, DeviceRequest, Error, Model, Result, Tensor, Value, operators::Policy,
 };
 use std::{
     fs,
@@ -23,10 +23,11 @@ fn main() -> Result<()> {
     let count: usize = count.parse().map_err(|_| usage())?;
     let limit = Duration::from_secs_f64(seconds.parse().map_err(|_| usage())?);
     let shapes = shapes.iter().map(|s| shape(s).ok_or_else(usage)).collect::<Result<Vec<_>>>()?;
-    let backend = rust_host_loader::Loader.open(Platform::TorchScript)?;
+    let open = || Archive::open(&PathBuf::from(file));
+    let backend = rust_host_loader::Loader.open(open()?.platform())?;
     backend.set_threads(1);
     let load = || {
-        let archive = Archive::open(&PathBuf::from(file))?;
+        let archive = open()?;
         Model::from_archive(archive, backend.as_ref(), "cpu".parse::<DeviceRequest>()?, &Policy::default())?.optimised()
     };
     let mut random = Random(1);

@@ -92,13 +92,26 @@ at::Tensor pack(const at::Tensor &weight) {
 
 } // namespace
 
-bool DirectConvolution::is_for(const at::Tensor &weight) { return kind().run && weight.size(1) >= 1 && weight.size(1) <= MOST_INPUTS && weight.numel() > 0; }
+bool DirectConvolution::is_for(const at::Tensor &weight) {
+  const bool is_product = weight.size(2) == 1 && weight.size(3) == 1;
+  return kind().run && weight.numel() > 0 && (is_product || weight.size(1) <= MOST_INPUTS);
+}
 
 DirectConvolution::DirectConvolution(const at::Tensor &weight, const std::optional<at::Tensor> &bias, std::vector<int64_t> stride, std::vector<int64_t> padding)
     : outputs(weight.size(0)), inputs(weight.size(1)), height(weight.size(2)), width(weight.size(3)), stride(std::move(stride)), padding(std::move(padding)), packed(pack(weight)) {
   start = at::zeros({filled(outputs, kind().lanes)}, weight.options());
   if (bias && bias->defined())
     start.narrow(0, 0, outputs).copy_(*bias);
+}
+
+at::Tensor DirectConvolution::of_rows(const at::Tensor &x, bool relu) const {
+  auto sizes = x.sizes().vec();
+  const int64_t rows = x.numel() / sizes.back();
+  sizes.back() = outputs;
+  at::Tensor out = at::empty(sizes, x.options());
+  kind().run({1, 1, rows, inputs, outputs, 1, rows, 1, 1, 1, 1, 0, 0},
+             {x.const_data_ptr<float>(), packed.const_data_ptr<float>(), start.const_data_ptr<float>(), out.mutable_data_ptr<float>(), relu});
+  return out;
 }
 
 at::Tensor DirectConvolution::operator()(const at::Tensor &x, bool relu) const {

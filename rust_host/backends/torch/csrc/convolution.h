@@ -16,6 +16,9 @@ public:
   // x [n, inputs, h, w] of float32, channels last, at least as large as the kernel with its padding; the result lies like it.
   at::Tensor operator()(const at::Tensor &x, bool relu) const;
 
+  // The same for weights of one tap, as of a linear layer: x [..., inputs], contiguous and not empty.
+  at::Tensor of_rows(const at::Tensor &x, bool relu) const;
+
 private:
   int64_t outputs, inputs, height, width;
   std::vector<int64_t> stride, padding;

@@ -107,17 +107,31 @@ struct Layer {
 
 struct Linear : Layer {
   SmallLinear small;
+  std::optional<DirectConvolution> direct;
 
-  explicit Linear(const Node *node) : Layer(node), small(weight, bias) {}
+  explicit Linear(const Node *node) : Layer(node), small(weight, bias) {
+    if (is_direct(weight, activation))
+      direct.emplace(as_convolution(weight), bias, std::vector<int64_t>{1, 1}, std::vector<int64_t>{0, 0});
+  }
+
+  static at::Tensor as_convolution(const at::Tensor &weight) { return weight.unsqueeze(-1).unsqueeze(-1); }
+
+  // Our own kernel: then there is no form of the weights for oneDNN. Of activations it has relu inside, oneDNN has all; with
+  // fewer outputs than a vector has places most of the kernel's work would be thrown away.
+  static bool is_direct(const at::Tensor &weight, const Activation &activation) {
+    const bool is_inside = &activation == &ACTIVATIONS[NO_ACTIVATION] || &activation == &ACTIVATIONS[RELU];
+    return is_inside && weight.size(0) >= 16 && DirectConvolution::is_for(as_convolution(weight));
+  }
 
   at::Tensor operator()(const at::Tensor &x) const {
-    const bool fits = is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1);
-    if (fits && small.fits(x)) {
-      const bool relu = &activation == &ACTIVATIONS[RELU];
+    if (!is_plain_floats(x) || x.dim() < 1 || x.size(-1) != weight.size(1))
+      return activation.plain(at::linear(x, weight, bias));
+    const bool relu = &activation == &ACTIVATIONS[RELU];
+    if (small.fits(x)) {
       at::Tensor y = small(x, relu);
       return relu ? y : activation.plain(y);
     }
-    return fits ? linear(x, packed, weight, bias, activation) : activation.plain(at::linear(x, weight, bias));
+    return direct ? direct->of_rows(x.contiguous(), relu) : linear(x, packed, weight, bias, activation);
   }
 };
 
@@ -302,7 +316,9 @@ bool pack_linear(Graph &graph, Node *node) {
   const auto weight = weight_of(node->input(1), 2);
   if (!weight || !is_bias(node->input(2), weight->size(0)))
     return false;
-  replace(graph, node, LINEAR, packed_for_linear(*weight), *weight);
+  Node *layer = replace(graph, node, LINEAR, *weight, *weight);
+  if (!Linear::is_direct(*weight, ACTIVATIONS[layer->i(ACTIVATION)]))
+    layer->t_(PACKED, packed_for_linear(*weight));
   return true;
 }
 
