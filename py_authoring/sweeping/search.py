@@ -105,7 +105,8 @@ def importance(record: Record) -> dict[str, float] | None:
         study.add_trials([_frozen(record, trial) for trial in finished])
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         try:
-            return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+            shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+            return {key: float(share) for key, share in shares.items()}
         except (RuntimeError, ValueError):  # all scores are equal
             return None
 
