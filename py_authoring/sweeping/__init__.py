@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from py_authoring import atomic, recipe_toml, run_state, runs
-from py_authoring.errors import InterruptedRunError, RefusedError, TrainingError, UsageError
+from py_authoring.errors import DataError, InterruptedRunError, RefusedError, TrainingError, UsageError
 from py_authoring.model_file import MODEL_FILE
 from py_authoring.recipe import ResolvedRecipe, find_model, flatten, load_recipe
 from py_authoring.sweeping import search
@@ -77,6 +77,11 @@ class Sweep:
             "importance": self.importance,
             "command": self.command,
         }
+
+    def _repr_html_(self) -> str | None:
+        from py_authoring.report import notebook
+
+        return notebook.show_sweep(self)
 
 
 def sweep(
@@ -146,8 +151,10 @@ def _begin(
     name: str | None,
     overrides: Sequence[str],
 ) -> Path:
-    space = read_space(directory, vary)
-    base = check_space(directory, space, overrides)
+    space, mistakes = read_space(directory, vary)
+    base = check_space(directory, space, overrides, mistakes)
+    if base.recipe.data.kind == "none":
+        raise DataError(f'model `{base.name}` has no data to train on: data.kind is "none"')
     chosen = search.choose_sampler(space, sampler, prune)
     most = search.size_of(space) if chosen == "grid" else None
     planned = min(trials or most or TRIALS, most or trials or TRIALS)
@@ -274,8 +281,10 @@ def _look(record: Record, directory: Path, running: dict[int, TrialProcess], say
         if process.ended():
             del running[number]
             _judge(record, directory, trial, process.message(), say)
-        elif record.prune and trial.state == "running" and _read_scores(record, directory, trial):
-            for count in range(1, len(trial.scores) + 1):
+        elif record.prune and trial.state == "running":
+            looked_at = len(trial.scores)
+            _read_scores(record, directory, trial)
+            for count in range(looked_at + 1, len(trial.scores) + 1):
                 seen = Trial(number, trial.values, trial.run, scores=trial.scores[:count])
                 if search.lags_behind(record, seen):
                     trial.state, trial.scores = "pruned", seen.scores
@@ -283,13 +292,9 @@ def _look(record: Record, directory: Path, running: dict[int, TrialProcess], say
                     break
 
 
-def _read_scores(record: Record, directory: Path, trial: Trial) -> bool:
-    """Reads the epochs of a run; whether there are new ones."""
-    history = runs.read_history(directory / runs.RUNS / trial.run)
-    before = len(trial.scores)
-    if len(history) > before:
-        trial.scores = [score for score in (runs.score(row, record.monitor) for row in history) if math.isfinite(score)]
-    return len(trial.scores) > before
+def _read_scores(record: Record, directory: Path, trial: Trial) -> None:
+    scores = [runs.score(row, record.monitor) for row in runs.read_history(directory / runs.RUNS / trial.run)]
+    trial.scores = [score for score in scores if math.isfinite(score)]
 
 
 def _judge(record: Record, directory: Path, trial: Trial, message: str | None, say: Say) -> None:

@@ -130,15 +130,18 @@ def parse_form(key: str, form: Any) -> Dimension:
     return Dimension(key, kind, low=low, high=high)
 
 
-def read_space(directory: Path, vary: Sequence[str]) -> list[Dimension]:
+def read_space(directory: Path, vary: Sequence[str]) -> tuple[list[Dimension], list[str]]:
     """The dimensions of a sweep: those of the model's sweep.toml, and over them those of the command line.
 
     Args:
         directory: the model's folder.
         vary: `KEY=FORM` texts.
 
+    Returns:
+        The dimensions that can be read, and a line for each mistake in the others; `check_space` takes both.
+
     Raises:
-        SpaceError: with every mistake, or nothing to vary.
+        SpaceError: there is nothing to vary.
     """
     problems: list[str] = []
     given: dict[str, tuple[Any, str]] = {}
@@ -160,23 +163,24 @@ def read_space(directory: Path, vary: Sequence[str]) -> list[Dimension]:
             dimensions.append(parse_form(key, form))
         except ValueError as error:
             problems.append(f"{place}: {error}")
-    if problems:
-        raise wrong(problems)
-    if not dimensions:
+    if not dimensions and not problems:
         raise SpaceError(
             f"nothing to vary: no `--vary`, and no `{file}`",
             hint=f"`--vary 'optimizer.lr=log(1e-4, 1e-1)'`; forms: {FORMS}",
         )
-    return dimensions
+    return dimensions, problems
 
 
-def check_space(model: str | Path, dimensions: Sequence[Dimension], overrides: Sequence[str]) -> ResolvedRecipe:
+def check_space(
+    model: str | Path, dimensions: Sequence[Dimension], overrides: Sequence[str], mistakes: Sequence[str] = ()
+) -> ResolvedRecipe:
     """Whether the recipe takes every value, before anything is trained.
 
     Args:
         model: a name in ./models, or a path to a model's folder.
         dimensions: what is varied.
         overrides: `key=value` texts that hold in every trial.
+        mistakes: those that `read_space` found.
 
     Returns:
         The recipe without the varied values.
@@ -186,7 +190,7 @@ def check_space(model: str | Path, dimensions: Sequence[Dimension], overrides: S
         SpaceError: with every mistake.
     """
     base = load_recipe(model, overrides=overrides)
-    problems: dict[str, None] = {}
+    problems: dict[str, None] = dict.fromkeys(mistakes)
     fixed = {text.partition("=")[0].strip() for text in overrides}
     for dimension in dimensions:
         reason = _cannot_vary(dimension.key, base.recipe.training.monitor, fixed)
@@ -201,7 +205,7 @@ def check_space(model: str | Path, dimensions: Sequence[Dimension], overrides: S
                 for problem in error.problems or [error.message]:
                     problems[problem.replace("--set ", "--vary ", 1)] = None
     if problems:
-        raise wrong(list(problems))
+        raise _wrong(list(problems))
     return base
 
 
@@ -215,8 +219,7 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={recipe_toml.format_value(value)}" for key, value in values.items()]
 
 
-def wrong(problems: Sequence[str]) -> SpaceError:
-    """One error for all mistakes."""
+def _wrong(problems: Sequence[str]) -> SpaceError:
     hint = "docs/sweep.md shows every form; docs/recipe.md lists every key"
     if len(problems) == 1:
         return SpaceError(problems[0], hint=hint)
