@@ -33,8 +33,8 @@ setup: $(VENV)/.installed ## Python packages in .venv
 
 # What only tests need: tables (500 MB), ONNX (150 MB), Lightning, Optuna and the loggers (220 MB); a moment where it is there already.
 $(VENV)/.tables: $(VENV)/.installed
-	$(call step,installing the libraries of the tests: polars duckdb pyarrow pandas onnx onnxruntime lightning optuna tensorboard mlflow (once))
-	@uv sync --frozen --inexact --extra authoring --extra onnx --extra lightning --extra sweep --extra tensorboard --extra mlflow --group tables --compile-bytecode --quiet
+	$(call step,installing the libraries of the tests: polars duckdb pyarrow pandas onnx onnxruntime lightning optuna tensorboard mlflow cryptography (once))
+	@uv sync --frozen --inexact --extra authoring --extra onnx --extra lightning --extra sweep --extra tensorboard --extra mlflow --extra publish --group tables --compile-bytecode --quiet
 	@touch $@
 
 build: setup ## the native binary: target/release/rust-host

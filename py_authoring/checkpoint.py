@@ -18,10 +18,11 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import nn
 
 from py_authoring import atomic
-from py_authoring.errors import CheckpointError, NotFoundError
+from py_authoring.errors import CheckpointError, NotFoundError, UsageError
 from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
 from py_authoring.runs import CHECKPOINTS as CHECKPOINTS
 from py_authoring.runs import RUNS as RUNS
+from py_authoring.runs import check_name, new_name
 from py_authoring.runs import command_name as command_name
 from py_authoring.runs import list_runs as list_runs
 
@@ -174,12 +175,22 @@ def find_checkpoint(
 
 def new_run_name(directory: Path, now: datetime.datetime | None = None) -> str:
     """A name for a run that starts now, later in order than all others: `20261125-101500`, `…-2` within a second."""
-    stem = (now or datetime.datetime.now()).strftime("%Y%m%d-%H%M%S")
-    name, count = stem, 1
-    while (directory / RUNS / name).exists():
-        count += 1
-        name = f"{stem}-{count}"
-    return name
+    return new_name(directory / RUNS, now=now)
+
+
+def new_run_folder(directory: Path, name: str | None) -> Path:
+    """Where a new run will lie: under the name that was asked for, or one of date and time.
+
+    Raises:
+        UsageError: that can be no name, or a run has it.
+    """
+    folder = directory / RUNS / (new_run_name(directory) if name is None else check_name(name))
+    if folder.exists():
+        raise UsageError(
+            f"run `{folder}` is there already",
+            hint=f"`py-authoring train {command_name(directory)} --resume --run {name}` goes on with it",
+        )
+    return folder
 
 
 def clear_stale(directory: Path) -> list[Path]:

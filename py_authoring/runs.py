@@ -5,16 +5,18 @@ In: `models/`. Out: a `RunSummary` a run, read from its small files alone.
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from py_authoring import recipe_problems, recipe_toml, run_state
-from py_authoring.errors import NotFoundError
+from py_authoring.errors import NotFoundError, UsageError
 from py_authoring.recipe import find_model, flatten, model_names
 
 RUNS = "runs"
@@ -147,6 +149,35 @@ def find_run_folder(run: str | Path) -> Path:
     if name in known:
         return directory / RUNS / name
     raise _no_run(text, f"model `{directory.resolve().name}` has no run of that name", known, "py-authoring runs")
+
+
+def new_name(folder: Path, taken: Collection[str] = (), now: datetime.datetime | None = None) -> str:
+    """A name in a folder for what starts now, later in order than all others: `20261125-101500`, `…-2` in a second.
+
+    Args:
+        folder: what lies there has names already.
+        taken: names that will lie there.
+        now: default: the time of the machine.
+    """
+    stem = (now or datetime.datetime.now()).strftime("%Y%m%d-%H%M%S")
+    name, count = stem, 1
+    while name in taken or (folder / name).exists():
+        count += 1
+        name = f"{stem}-{count}"
+    return name
+
+
+def check_name(name: str) -> str:
+    """A name that a person gave to a run or a sweep, if it can be a folder's.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        raise UsageError(
+            f"`{name}` can be no name; expected letters, digits, `.`, `_` and `-`, not first a `.` or `-`, at most 100"
+        )
+    return name
 
 
 def command_name(directory: Path) -> str:

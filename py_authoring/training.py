@@ -49,6 +49,7 @@ def train(
     seed: int | None = None,
     device: str | None = None,
     resume: bool = False,
+    run: str | None = None,
     overrides: Sequence[str] = (),
     say: Say | None = None,
 ) -> Run:
@@ -64,6 +65,7 @@ def train(
         seed: of weights, dropout and order.
         device: auto, cpu, cuda or cuda:N.
         resume: go on with the latest run; the end is the same, bit for bit, as without a stop.
+        run: the name of the new run, default: date and time; with `resume` the one to go on with, default: the latest.
         overrides: `key=value` texts.
         say: takes each line for a person; default: stderr.
 
@@ -82,12 +84,12 @@ def train(
         if not resume:
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
-            session = open_session(resolved, directory / checkpoint.RUNS / checkpoint.new_run_name(directory), say)
+            session = open_session(resolved, checkpoint.new_run_folder(directory, run), say)
             saved = None
         else:
-            folder = checkpoint.find_run(directory)
+            folder = checkpoint.find_run(directory, run)
             checkpoint.clear_stale(directory)
-            saved = checkpoint.load_checkpoint(checkpoint.find_checkpoint(directory, which="last"))
+            saved = checkpoint.load_checkpoint(checkpoint.find_checkpoint(directory, run=folder.name, which="last"))
             remembered = resuming.remembered_values(saved)
             resolved = load_recipe(model, overrides=overrides, flags=flags, remembered=remembered)
             changes = resuming.compare_recipes(checkpoint.recipe_of(saved, directory), resolved)
@@ -96,8 +98,8 @@ def train(
                 say(f"changed: {change}")
         with run_record.recorded(session):
             _run(session, stop, saved)
-            run = _finish(session, time.monotonic() - started)
-        return run_record.finished(session, run)
+            done = _finish(session, time.monotonic() - started)
+        return run_record.finished(session, done)
 
 
 def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], dict[str, Any]]:

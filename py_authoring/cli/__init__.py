@@ -22,6 +22,7 @@ from py_authoring.errors import AuthoringError, InterruptedRunError, UsageError
 COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("py_authoring.cli.new", "Start a model: writes model.py and recipe.toml, ready to train."),
     "train": ("py_authoring.cli.train", "Train a model by its recipe, or go on with its latest run."),
+    "sweep": ("py_authoring.cli.sweep", "Train with many values of some keys, and say which are best."),
     "evaluate": ("py_authoring.cli.evaluate", "Measure a checkpoint: all metrics, per class, confusion matrix."),
     "runs": ("py_authoring.cli.runs", "List the runs: when, state, epochs, best metric."),
     "compare": ("py_authoring.cli.compare", "Put runs side by side: a table here, and a page with their curves."),
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("py_authoring.cli.inspect", "Show what a model.pt, model.pt2 or model.onnx holds, anyone's."),
     "verify": ("py_authoring.cli.verify", "Replay the golden examples of a model.pt, model.pt2 or model.onnx."),
     "import": ("py_authoring.cli.import_", "Make a model of an ONNX or Torch7 file, or of weights in safetensors."),
+    "publish": ("py_authoring.cli.publish", "Copy a version for the machines that run it: checked, digests, signed."),
     "recipe": ("py_authoring.cli.recipe", "Show a recipe's values and where each one came from."),
     "completion": ("py_authoring.cli.completion", "Print or install completion for your shell."),
 }

@@ -31,6 +31,7 @@ Examples:
 @click.option("--seed", type=int, help="Seed of weights, dropout and order of the data.")
 @click.option("--device", metavar="auto|cpu|cuda[:N]", help="Where to train; cuda never falls back to the CPU.")
 @click.option("--resume", is_flag=True, help="Go on with the latest run; ends as if it had never stopped.")
+@click.option("--run", metavar="RUN", help="The new run's name; with --resume the run to go on with.")
 @set_option
 @json_option
 @common_options
@@ -41,6 +42,7 @@ def command(
     seed: int | None,
     device: str | None,
     resume: bool,
+    run: str | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -61,16 +63,18 @@ def command(
     from py_authoring.checkpoint import command_name
     from py_authoring.training import train
 
-    run = train(model, epochs=epochs, lr=lr, seed=seed, device=device, resume=resume, overrides=overrides, say=say)
+    done = train(
+        model, epochs=epochs, lr=lr, seed=seed, device=device, resume=resume, run=run, overrides=overrides, say=say
+    )
     if as_json:
-        print_json(run.to_dict())
+        print_json(done.to_dict())
     else:
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
-        say(f"best of {run.epochs}: epoch {run.best_epoch}  {metrics}" if metrics else f"{run.epochs} done")
-        say(f"saved {run.path}  in {run.seconds:.1f} s")
-        if run.report is not None:
-            say(f"report {run.report}")
-    say_next(f"py-authoring evaluate {command_name(directory)}" + ("" if run.best_epoch else " --checkpoint last"))
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in done.metrics.items())
+        say(f"best of {done.epochs}: epoch {done.best_epoch}  {metrics}" if metrics else f"{done.epochs} done")
+        say(f"saved {done.path}  in {done.seconds:.1f} s")
+        if done.report is not None:
+            say(f"report {done.report}")
+    say_next(f"py-authoring evaluate {command_name(directory)}" + ("" if done.best_epoch else " --checkpoint last"))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

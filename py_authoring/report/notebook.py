@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from py_authoring.errors import UnavailableError
+from py_authoring.recipe_toml import format_value
 from py_authoring.report import charts, check_packages, page
 from py_authoring.report.charts import number
 from py_authoring.report.collect import SplitRecord
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from py_authoring.run_evaluation import RunEvaluation
     from py_authoring.run_folder import Run
     from py_authoring.runs import RunSummary
+    from py_authoring.sweeping import Sweep
     from py_authoring.verify import Verification
 
 _MOST_CLASSES = 30
@@ -139,6 +141,28 @@ def show_runs(found: Sequence[RunSummary]) -> str | None:
     ]
     table = Table("Runs, oldest first", ["model", "run", "state", "epochs", "best", "value"], rows, left=5)
     return _show("1 run" if len(found) == 1 else f"{len(found)} runs", "", [table])
+
+
+def show_sweep(sweep: Sweep) -> str | None:
+    """A sweep: its trials, best first, and what mattered."""
+    keys = [*sweep.best.values]
+    rows = [
+        [
+            str(trial.number),
+            trial.state,
+            *(format_value(trial.values[key]) for key in keys),
+            number(trial.value),
+            "–" if trial.epoch is None else str(trial.epoch),
+            trial.run,
+        ]
+        for trial in sweep.trials
+    ]
+    head = ["trial", "state", *keys, page.word(sweep.monitor), "in epoch", "run"]
+    tables = [Table("Trials, best first", head, rows, left=2)]
+    if sweep.importance is not None:
+        shares = [[key, f"{100 * share:.0f} %"] for key, share in sweep.importance.items()]
+        tables.append(Table("How much of the differences is of each key", ["key", "share"], shares))
+    return _show(f"{sweep.model}: {len(rows)} trials", sweep.command, tables)
 
 
 def show_comparison(comparison: Comparison) -> str | None:

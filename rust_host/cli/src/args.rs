@@ -7,7 +7,9 @@ use crate::{
     worker::{Confinement, Sandbox},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
-use rust_host_engine::{DeviceRequest, Error, Platform, Result, error::ErrorKind, operators::Policy, versions};
+use rust_host_engine::{
+    DeviceRequest, Error, Platform, Result, error::ErrorKind, operators::Policy, signed::PublicKeys, versions,
+};
 use rust_host_tables::OnError;
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -16,7 +18,7 @@ pub(crate) enum Parsed {
     /// A help page or the version.
     Show(String),
     Completions(Vec<u8>),
-    Info(PathBuf, bool),
+    Info(PathBuf, Option<PublicKeys>, bool),
     Run(run::Settings),
     Tables(tables::Settings),
     Verify(PathBuf, DeviceRequest, Policy, Confinement, bool),
@@ -49,6 +51,8 @@ enum Command {
     Info {
         #[command(flatten)]
         file: FileArg,
+        #[command(flatten)]
+        signed: SignedArg,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -125,6 +129,20 @@ struct DeviceArg {
 }
 
 #[derive(Args)]
+struct SignedArg {
+    /// Open the file only if `manifest.json` beside it lists its SHA-256 and a key of this PEM file has signed that; default:
+    /// the file that RUST_HOST_REQUIRE_SIGNED names
+    #[arg(long, value_name = "KEY.pub")]
+    require_signed: Option<PathBuf>,
+}
+
+impl SignedArg {
+    fn settle(self) -> Result<Option<PublicKeys>> {
+        PublicKeys::required(self.require_signed.as_deref())
+    }
+}
+
+#[derive(Args)]
 struct PolicyArg {
     /// Let the model call this operator although the gate refuses it; only for a file that you trust
     #[arg(long = "allow-operator", value_name = "NAME")]
@@ -132,6 +150,8 @@ struct PolicyArg {
     /// Open the compiled code of the file with this SHA-256; only for a file that you trust
     #[arg(long, value_name = "SHA256", value_parser = sha256)]
     trust: Vec<String>,
+    #[command(flatten)]
+    signed: SignedArg,
 }
 
 #[derive(Args)]
@@ -325,8 +345,9 @@ impl ConfinementArgs {
 }
 
 impl PolicyArg {
-    fn settle(self) -> Policy {
-        Policy { allowed: self.allow_operator.into_iter().collect(), trusted: self.trust }
+    fn settle(self) -> Result<Policy> {
+        let signed_by = self.signed.settle()?;
+        Ok(Policy { allowed: self.allow_operator.into_iter().collect(), trusted: self.trust, signed_by })
     }
 }
 
@@ -346,9 +367,9 @@ pub(crate) fn parse(args: &[OsString]) -> Result<Parsed> {
 fn settle(command: Command) -> Result<Parsed> {
     let given = |words: InputArg| words.input.into_iter().map(Given::new).collect();
     Ok(match command {
-        Command::Info { file, json } => Parsed::Info(file.settle()?, json),
+        Command::Info { file, signed, json } => Parsed::Info(file.settle()?, signed.settle()?, json),
         Command::Verify { file, device, policy, confinement, json } => {
-            Parsed::Verify(file.settle()?, device.device, policy.settle(), confinement.settle(), json)
+            Parsed::Verify(file.settle()?, device.device, policy.settle()?, confinement.settle(), json)
         }
         Command::Doctor { json } => Parsed::Doctor(json),
         Command::Completions { shell } => {
@@ -366,7 +387,7 @@ fn settle(command: Command) -> Result<Parsed> {
                 device: b.device.device,
                 threads: b.threads.threads.map(usize::from),
                 at_once: b.at_once.map(usize::from),
-                policy: b.policy.settle(),
+                policy: b.policy.settle()?,
                 confinement: b.confinement.settle(),
             },
             b.json,
@@ -381,7 +402,7 @@ fn settle(command: Command) -> Result<Parsed> {
                 },
                 batch: t.batch,
                 time: t.seconds,
-                policy: t.policy.settle(),
+                policy: t.policy.settle()?,
             },
             t.json,
         ),
@@ -400,7 +421,7 @@ fn settle(command: Command) -> Result<Parsed> {
             timeout: r.timeout,
             device: r.device.device,
             threads: r.threads.threads.map(usize::from),
-            policy: r.policy.settle(),
+            policy: r.policy.settle()?,
             confinement: r.confinement.settle(),
             json: r.json,
         }),
@@ -429,7 +450,7 @@ fn settle(command: Command) -> Result<Parsed> {
                 draw: r.draw,
                 device: r.device.device,
                 threads: r.threads.threads.map(usize::from),
-                policy: r.policy.settle(),
+                policy: r.policy.settle()?,
                 confinement: r.confinement.settle(),
             })
         }

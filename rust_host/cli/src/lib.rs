@@ -44,7 +44,9 @@ fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::
     match parsed {
         args::Parsed::Show(text) => Ok(output::Answer::text(text)),
         args::Parsed::Completions(script) => Ok(output::Answer::bytes(script)),
-        args::Parsed::Info(file, json) => Ok(output::info(&commands::info::info(&file)?, json)),
+        args::Parsed::Info(file, signed_by, json) => {
+            Ok(output::info(&commands::info::info(&file, signed_by.as_ref())?, json))
+        }
         args::Parsed::Run(settings) => output::run(&commands::run::run(settings, backends)?),
         args::Parsed::Tables(settings) => {
             let (path, summary) = commands::tables::run(&settings, backends)?;

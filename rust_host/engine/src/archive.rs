@@ -3,6 +3,7 @@
 use crate::{
     Contract, Error, ErrorKind, Platform, Result, contract, file,
     onnx::{self, Onnx},
+    signed::PublicKeys,
     zip::Zip,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -15,6 +16,7 @@ pub struct Archive {
     bytes: Arc<Vec<u8>>,
     platform: Platform,
     content: Content,
+    is_signed: bool,
 }
 
 /// How the file is put together.
@@ -36,11 +38,22 @@ impl Archive {
     /// `NotFound` or `Unavailable` if it cannot be read; `InvalidModel` if it is something else than a model file
     /// (said what, and how to make one of it), or damaged.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_signed(path, None)
+    }
+
+    /// The same; where there are keys, nothing of the file is looked at before one of them has signed its bytes.
+    ///
+    /// # Errors
+    /// As [`Archive::open`] and [`PublicKeys::check`].
+    pub fn open_signed(path: &Path, signed_by: Option<&PublicKeys>) -> Result<Self> {
         let bytes = file::read(path, ErrorKind::InvalidModel).map_err(|e| match path.is_dir() {
             true => e.hint(format!("`{}/model.pt`, if that is where the model lies", path.display())),
             false => e,
         })?;
-        Self::from_bytes(path, bytes.into())
+        if let Some(keys) = signed_by {
+            keys.check(path, &bytes)?;
+        }
+        Ok(Self { is_signed: signed_by.is_some(), ..Self::from_bytes(path, bytes.into())? })
     }
 
     /// The same for bytes that are in memory; `path` is for messages.
@@ -52,7 +65,8 @@ impl Archive {
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
         if !bytes.starts_with(b"PK\x03\x04") {
             let onnx = Arc::new(read_onnx(path, &bytes).map_err(at)?);
-            return Ok(Self { path: path.to_owned(), bytes, platform: Platform::Onnx, content: Content::Onnx(onnx) });
+            let (platform, content) = (Platform::Onnx, Content::Onnx(onnx));
+            return Ok(Self { path: path.to_owned(), bytes, platform, content, is_signed: false });
         }
         let zip = Zip::open(bytes.clone()).map_err(at)?;
         let (platform, stem) = find_stem(&zip).map_err(at)?;
@@ -62,7 +76,8 @@ impl Archive {
         for member in zip.members() {
             zip.read(member).map_err(at)?;
         }
-        let archive = Self { path: path.to_owned(), bytes, platform, content: Content::Zip(zip, stem) };
+        let content = Content::Zip(zip, stem);
+        let archive = Self { path: path.to_owned(), bytes, platform, content, is_signed: false };
         archive.check_format().map_err(at)?;
         Ok(archive)
     }
@@ -75,6 +90,11 @@ impl Archive {
     /// Where it was read from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it was opened with keys, one of which has signed these bytes.
+    pub fn is_signed(&self) -> bool {
+        self.is_signed
     }
 
     /// The whole file.

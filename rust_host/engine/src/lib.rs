@@ -2,7 +2,8 @@
 //!
 //! The flow, one module a step:
 //!
-//! 1. [`archive`] reads a file, says of which [`Platform`] it is, and checks that it is whole ([`zip`]). [`scan`] checks that a
+//! 1. [`archive`] reads a file, where that is asked for only one that a key's owner [`signed`], says of which [`Platform`] it is, and
+//!    checks that it is whole ([`zip`]). [`scan`] checks that a
 //!    TorchScript archive holds nothing but a model ([`pickle`], [`tokens`], [`operators`], [`script`]), [`trust`] that the
 //!    owner of this machine wants a compiled [`package`];
 //! 2. [`contract`] says what the model takes and gives, [`description`] what can be known without one;
@@ -51,6 +52,7 @@ mod protobuf;
 pub mod scan;
 mod scan_code;
 pub mod script;
+pub mod signed;
 mod tensor;
 pub mod threads;
 pub mod tokens;

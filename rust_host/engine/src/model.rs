@@ -48,6 +48,9 @@ impl Model {
         policy: &Policy,
     ) -> Result<Self> {
         let shown = archive.path().display().to_string();
+        if policy.signed_by.is_some() && !archive.is_signed() {
+            return Err(Error::internal(format!("`{shown}` was opened without a look at its signature")));
+        }
         let contract = archive.contract()?;
         if let Some(c) = &contract
             && c.platform != archive.platform().as_str()

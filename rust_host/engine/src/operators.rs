@@ -1,6 +1,7 @@
 //! Which operators a model may use. What a model has no business with (files, processes, other people's memory), and what
 //! ends the process on bad arguments, is refused; `docs/security.md` explains the groups.
 
+use crate::signed::PublicKeys;
 use std::{
     collections::{BTreeSet, HashSet},
     sync::LazyLock,
@@ -13,6 +14,8 @@ pub struct Policy {
     pub allowed: BTreeSet<String>,
     /// SHA-256 of packages whose native code may be opened; see [`crate::trust`].
     pub trusted: Vec<String>,
+    /// Keys, one of which must have signed the file; see [`crate::signed`].
+    pub signed_by: Option<PublicKeys>,
 }
 
 const FILES: &str = "reads or writes files";

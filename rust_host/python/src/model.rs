@@ -17,7 +17,7 @@ use pyo3::{
 };
 use rust_host_engine::{
     Archive, Backends, Datatype, Device, DeviceRequest, Model as Engine, Type, Value, contract::Dim, golden,
-    host_settings, onnx::Slot, operators::Policy, versions,
+    host_settings, onnx::Slot, operators::Policy, signed::PublicKeys, versions,
 };
 use std::{
     ffi::CString,
@@ -38,6 +38,8 @@ use std::{
 ///     allow_operators: operators that the file may use although they are refused by default, such as
 ///         "aten::from_file"; only for a file that you trust.
 ///     trust: SHA-256 of compiled packages whose native code may be opened, beside those in `trusted.toml`.
+///     require_signed: a PEM file of public keys: the file is opened only if `manifest.json` beside it lists its SHA-256 and one
+///         of the keys has signed that. Default: the file that the environment's RUST_HOST_REQUIRE_SIGNED names.
 ///
 /// Where `rust-host tune` has left a `host.toml` beside the file, its number of threads is set and that of calls at once holds
 /// (`at_once`), unless `set_threads` was called before, and its choice between the optimised form and the file's own is
@@ -67,8 +69,8 @@ impl Model {
     #[new]
     #[expect(clippy::too_many_arguments, reason = "keywords of Python, each with a default")]
     #[pyo3(
-        signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new(), trust = Vec::new()),
-        text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=(), trust=())"
+        signature = (path, device = None, *, method = None, to = "numpy", optimise = true, allow_operators = Vec::new(), trust = Vec::new(), require_signed = None),
+        text_signature = "(path, device='auto', *, method=None, to='numpy', optimise=True, allow_operators=(), trust=(), require_signed=None)"
     )]
     fn new(
         py: Python<'_>,
@@ -79,18 +81,20 @@ impl Model {
         optimise: bool,
         allow_operators: Vec<String>,
         trust: Vec<String>,
+        require_signed: Option<PathBuf>,
     ) -> PyResult<Self> {
         guarded(py, || {
             py.import(intern!(py, "numpy"))?; // its absence is said here, not in the middle of a call
             let library = Library::parse(py, to)?;
             let device = device.map_or_else(|| Ok(PyString::new(py, "auto")), PyAnyMethods::str)?;
             let device: DeviceRequest = device.to_cow()?.parse().map_err(|e| to_py(py, &e))?;
-            let policy = Policy { allowed: allow_operators.into_iter().collect(), trusted: trust };
             let open = || {
+                let signed_by = PublicKeys::required(require_signed.as_deref())?;
+                let policy = Policy { allowed: allow_operators.into_iter().collect(), trusted: trust, signed_by };
                 let file = versions::file(&path, None)?;
                 let found = host_settings::read(file.parent().unwrap_or(Path::new("")))?;
                 let tuned = found.of(&file);
-                let archive = Archive::open(&file)?;
+                let archive = Archive::open_signed(&file, policy.signed_by.as_ref())?;
                 let backend = Linked.open(archive.platform())?;
                 let at_once = threads::settle(&*backend, tuned);
                 let model = Engine::from_archive(archive, &*backend, device, &policy)?;

@@ -60,7 +60,7 @@ pub(crate) struct Measured {
 /// # Errors
 /// `InvalidInput` if there is nothing to run it on or the batch cannot be changed, and what opening and running say.
 pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Measured> {
-    let archive = Archive::open(&settings.file)?;
+    let archive = Archive::open_signed(&settings.file, settings.policy.signed_by.as_ref())?;
     let way = Way::of(&settings.file, settings.threads)?;
     let name = settings.method.as_deref();
     let contract = contract_of(&archive, name)?;

@@ -100,7 +100,7 @@ pub(crate) enum Leaving {
 /// `InvalidInput` for inputs that cannot be read or do not fit, and what opening, running and writing say.
 pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome> {
     let form = form(&settings)?;
-    let archive = Archive::open(&settings.file)?;
+    let archive = Archive::open_signed(&settings.file, settings.policy.signed_by.as_ref())?;
     let way = Way::of(&settings.file, settings.threads)?;
     let name = settings.method.as_deref();
     let contract = contract_of(&archive, name)?;

@@ -98,7 +98,7 @@ pub(crate) fn run(settings: &Settings, backends: &dyn Backends) -> Result<(PathB
         ))
         .hint("`--output DIR` writes the outputs of one call of any method"));
     }
-    let archive = Archive::open(&settings.file)?;
+    let archive = Archive::open_signed(&settings.file, settings.policy.signed_by.as_ref())?;
     if let (Some(name), Some(contract)) = (name, archive.contract()?) {
         let picture = contract.image.as_ref().map(|i| i.input.as_str());
         if !matches!(input, Source::Folder(_) | Source::List(_)) {

@@ -221,7 +221,7 @@ struct Subject {
 
 impl Subject {
     fn open(file: &Path, settings: &Settings, backends: &dyn Backends) -> Result<Self> {
-        let archive = Archive::open(file)?;
+        let archive = Archive::open_signed(file, settings.policy.signed_by.as_ref())?;
         let shown = file.display();
         let contract = archive.contract()?;
         let Some(contract) = contract.filter(|c| c.golden.count > 0) else {

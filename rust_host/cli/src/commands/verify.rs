@@ -34,7 +34,7 @@ pub(crate) fn verify(
     confinement: Confinement,
     backends: &dyn Backends,
 ) -> Result<Verified> {
-    let archive = Archive::open(file)?;
+    let archive = Archive::open_signed(file, policy.signed_by.as_ref())?;
     let way = Way::of(file, None)?;
     // Asked before libtorch is loaded.
     let contract = archive.contract()?.ok_or_else(|| {
