@@ -290,6 +290,12 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
             f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
         )
+    if recipe.training.accumulate > recipe.training.batch_size:
+        yield (
+            ("training", "accumulate"),
+            f"training.accumulate is {recipe.training.accumulate}, a batch has only {recipe.training.batch_size} "
+            "samples (training.batch_size)",
+        )
     data = recipe.data
     if data.kind != "none" and data.validation + data.test >= 1:
         yield (

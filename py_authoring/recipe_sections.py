@@ -175,6 +175,12 @@ class TrainingSection(Section):
 
     epochs: Count = Field(default=10, description="passes over the training data")
     batch_size: Count = Field(default=64, description="samples in one step")
+    accumulate: Count = Field(
+        default=1, description="micro-batches that a batch is computed in, one after the other, to save memory"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16 computes forward and backward in bfloat16; weights stay float32"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seeds weights, dropout, order of the data"
     )
@@ -186,12 +192,18 @@ class TrainingSection(Section):
     )
     monitor: str = Field(default="loss", description="the validation metric that chooses the best checkpoint")
     clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
+    clip_value: Positive | None = Field(default=None, description="largest absolute value in the gradient")
     checkpoint_every: Count | None = Field(
         default=None, description="iterations between checkpoints; default: every minute"
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         default=0, description="processes that read samples ahead; 0: this one reads them"
     )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The most samples that are computed at once."""
+        return -(-self.batch_size // self.accumulate)
 
 
 class Adam(Section):

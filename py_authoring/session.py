@@ -13,16 +13,17 @@ from ignite.engine import Engine
 from ignite.handlers import Checkpoint
 
 from py_authoring import checkpoint, objective, resuming, runs
-from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
+from py_authoring.data import Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
-from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
-from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
+from py_authoring.errors import RecipeError, ResumeError, TrainingError
+from py_authoring.evaluation import build_evaluator, count_classes
 from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
 from py_authoring.optimization import build_optimizer, build_scheduler
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
+from py_authoring.trainer import build_trainer
 
 
 @dataclass
@@ -188,7 +189,7 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = _build_trainer(model, optimizer, resolved, device, weights)
+    trainer = build_trainer(model, optimizer, resolved, device, weights)
     return Session(
         resolved=resolved,
         folder=folder,
@@ -220,35 +221,6 @@ def _check_task(resolved: ResolvedRecipe) -> None:
         raise RecipeError(
             f"data.task is classification, loss.name {loss} is for numbers", hint='data.task = "regression"'
         )
-
-
-def _build_trainer(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    resolved: ResolvedRecipe,
-    device: torch.device,
-    class_weights: torch.Tensor | None = None,
-) -> Engine:
-    section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
-    weights = class_weights.to(device) if class_weights is not None else None
-
-    def train_step(engine: Engine, batch: Sample) -> float:
-        model.train()
-        optimizer.zero_grad()
-        try:
-            inputs, target = to_device(batch, device)
-            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except AuthoringError:
-            raise
-        except Exception as error:  # a user's model can raise anything
-            raise failed(error, resolved, "training") from error
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-        return loss.item()
-
-    return quiet(Engine(train_step))
 
 
 def checkpoint_handler(session: Session, filename: str, objects: Mapping[str, Any], **options: Any) -> Checkpoint:
