@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping, TerminateOnNan
+from ignite.handlers import Checkpoint, EarlyStopping, TerminateOnNan
 
 from py_authoring import atomic, checkpoint, resuming, run_record
 from py_authoring.data_workers import name_the_dead
@@ -112,10 +112,25 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         score_name="score",
     )
     stateful: dict[str, Any] = {"best": best}
+    kept: Checkpoint | None = None
+    if training.keep is not None:
+        kept = checkpoint_handler(
+            session,
+            "epoch-{global_step}.pt",
+            session.objects_to_save(),
+            training.keep,
+            score_function=lambda trainer: session.score(session.history[-1]),
+            score_name="score",
+            global_step_transform=lambda trainer, event: trainer.state.epoch,
+        )
+        stateful["kept"] = kept
     early_stopping: EarlyStopping | None = None
     if training.patience is not None:
         early_stopping = EarlyStopping(
-            training.patience, lambda trainer: session.score(session.history[-1]), session.trainer
+            training.patience,
+            lambda trainer: session.score(session.history[-1]),
+            session.trainer,
+            threshold=training.min_delta,
         )
         stateful["early_stopping"] = early_stopping
     objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
@@ -161,6 +176,11 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def save_best(trainer: Engine) -> None:
         if math.isfinite(session.score(session.history[-1])):
             best(trainer)
+            if kept is not None:
+                kept(trainer)
+
+    def plateau(trainer: Engine) -> None:
+        session.scheduler.after_epoch(trainer, session.score(session.history[-1]))
 
     def show(trainer: Engine) -> None:
         progress.show_epoch(session.history[-1])
@@ -177,8 +197,12 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         Handler("checkpoint within the epoch", Events.ITERATION_COMPLETED, save_within_epoch),
         Handler("validation", Events.EPOCH_COMPLETED, validate),
         Handler("best checkpoint", Events.EPOCH_COMPLETED, save_best),
-        Handler("schedule", Events.EPOCH_COMPLETED, lambda trainer: session.scheduler.step()),
+        Handler("plateau", Events.EPOCH_COMPLETED, plateau),
     ]
+    if session.scheduler.moves:
+        handlers.insert(0, Handler("schedule", Events.ITERATION_STARTED, session.scheduler.before_iteration))
+    if session.average is not None:
+        handlers.insert(0, Handler("weight average", Events.ITERATION_COMPLETED, session.average))
     if early_stopping is not None:
         handlers.append(Handler("early stopping", Events.EPOCH_COMPLETED, early_stopping))
     handlers += [
