@@ -209,6 +209,9 @@ class TrainingSection(Section):
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         default=0, description="processes that read samples ahead; 0: this one reads them"
     )
+    loggers: list[Literal["tensorboard", "mlflow"]] = Field(
+        default=[], description="where else losses and metrics go; history.csv and history.jsonl are always written"
+    )
 
     @property
     def micro_batch_size(self) -> int:

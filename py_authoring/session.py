@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine
 from ignite.handlers import Checkpoint
 
-from py_authoring import checkpoint, objective, resuming, runs
+from py_authoring import checkpoint, loggers, objective, resuming, runs
 from py_authoring.averaging import WeightAverage
 from py_authoring.data import Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
@@ -183,10 +183,11 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
 
     Raises:
-        NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
+        NotFoundError, DataError, ModelFileError, DeviceError, UnavailableError: what is wrong with the recipe's world.
     """
     recipe = resolved.recipe
     _check_task(resolved)
+    loggers.check_installed(recipe.training.loggers)
     splits = load_splits(resolved, learnt)
     device = choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run

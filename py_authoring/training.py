@@ -25,6 +25,7 @@ from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
 from py_authoring.learnt import learnt_of
+from py_authoring.loggers import logged
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -94,7 +95,7 @@ def train(
             session = open_session(resolved, folder, say, learnt_of(saved))
             for change in changes:
                 say(f"changed: {change}")
-        with run_record.recorded(session):
+        with run_record.recorded(session), logged(session):
             _run(session, stop, saved)
             run = _finish(session, time.monotonic() - started)
         return run_record.finished(session, run)
