@@ -47,6 +47,7 @@ class Schedule:
 
     def __init__(self, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch_length: int) -> None:
         section = recipe.scheduler
+        self._name = section.name
         self.warmup = warmup_iterations(recipe, epoch_length)
         self.moves = not isinstance(section, ConstantSchedule | PlateauSchedule) or self.warmup > 0
         # Ignite's wrapper steps before an iteration: the rate that an epoch's row shows is the one it was trained with
@@ -63,6 +64,11 @@ class Schedule:
                 min_lr=[section.floor * group["initial_lr"] for group in optimizer.param_groups],
                 eps=0,
             )
+
+    def describe(self) -> str:
+        """What follows a learning rate in a line: ` after a warm-up of 20 iterations, schedule cosine`, or nothing."""
+        warmup = f" after a warm-up of {self.warmup} iterations" if self.warmup else ""
+        return warmup if self._name == "constant" else f"{warmup}, schedule {self._name}"
 
     def before_iteration(self, trainer: Engine) -> None:
         """The rate of the iteration that is about to run."""

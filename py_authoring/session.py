@@ -25,6 +25,7 @@ from py_authoring.optimization import build_optimizer
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
 from py_authoring.schedule import Schedule
+from py_authoring.time_profile import TimeProfile
 from py_authoring.trainer import build_trainer
 
 
@@ -47,6 +48,7 @@ class Session:
     average: WeightAverage | None = None
     running_loss: RunningLoss = field(default_factory=RunningLoss)
     history: list[Row] = field(default_factory=list)
+    profile: TimeProfile = field(default_factory=TimeProfile)
 
     @property
     def epochs_done(self) -> int:

@@ -170,6 +170,7 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
             if not math.isfinite(metrics["loss"]):
                 raise session.not_finite("the validation loss")
             row |= {f"val_{name}": value if math.isfinite(value) else None for name, value in metrics.items()}
+            session.profile.validated()
         row["lr"] = session.optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.monotonic() - clock["epoch"], 3)
         session.history.append(row)
@@ -249,8 +250,10 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         session.restore(saved, stateful)
         write_history(session.folder, session.history)  # a kill may have come between checkpoint and history
     _say_start(session, saved)
+    session.profile.attach(session.trainer, first=True)
     for handler in handlers:
         session.trainer.add_event_handler(handler.event, handler.call)
+    session.profile.attach(session.trainer, first=False)
     training = session.resolved.recipe.training
     if session.epochs_done >= training.epochs or _stopped_early(stateful, training.patience):
         return
@@ -282,6 +285,9 @@ def _stopped_early(stateful: Mapping[str, Any], patience: int | None) -> bool:
 
 def _finish(session: Session, seconds: float) -> Run:
     write_history(session.folder, session.history)
+    line = session.profile.line(session.resolved.recipe.training.workers)
+    if line is not None:
+        session.say(line)
     best = session.best_row()
     evaluation = None
     epoch = int(best["epoch"] or 0) if best is not None else None
@@ -291,7 +297,8 @@ def _finish(session: Session, seconds: float) -> Run:
         evaluation = evaluate(
             session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
         )
-        extra = {"best_epoch": epoch, "epochs": session.epochs_done}
+        parts = {part: round(each, 3) for part, each in session.profile.seconds.items()}
+        extra = {"best_epoch": epoch, "epochs": session.epochs_done, "seconds": parts}
         write_metrics(session.folder, "validation", evaluation, extra, session.say)
     metrics = evaluation.metrics if evaluation is not None else {}
     history = list(session.history)
@@ -304,6 +311,12 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
     session.say(
         f"{session.resolved.name}: {parameters:,} parameters on {session.device}, {splits.name} with "
         f"{len(splits.train):,} samples to train on, {len(splits.validation):,} to validate"
+    )
+    parts = -(-training.batch_size // training.micro_batch_size)
+    micro = f" in {parts} micro-batches of at most {training.micro_batch_size}" if parts > 1 else ""
+    session.say(
+        f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
+        f"learning rate {session.resolved.recipe.optimizer.lr:g}{session.scheduler.describe()}"
     )
     if saved is None:
         return

@@ -1,5 +1,7 @@
 """What a training can do besides: each is bit-equal after a stop within an epoch, and ends up in what is exported."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from py_authoring.averaging import WeightAverage
 from py_authoring.errors import InterruptedRunError, ModelFileError, TrainingError
 from py_authoring.model_file import build_model
 from py_authoring.recipe import load_recipe
+from py_authoring.time_profile import TimeProfile
 from py_authoring.training import train
 
 MakeModel = Callable[..., Path]
@@ -156,3 +159,32 @@ def test_loss_that_is_not_finite_leaves_the_best_checkpoint_good(make_model: Mak
         saved = load(folder, file)
         assert saved["epoch"] == 1
         assert all(bool(torch.isfinite(tensor).all()) for tensor in saved["model"].values())
+
+
+def test_lines_say_batch_and_learning_rate_before_and_where_the_time_went_after(make_model: MakeModel) -> None:
+    lines: list[str] = []
+    overrides = ["training.accumulate=3", "scheduler.warmup=2"]
+    run = train(make_model(), overrides=overrides, say=lines.append)
+    rate = "learning rate 0.01 after a warm-up of 14 iterations, schedule step"
+    assert f"batch 6 in 3 micro-batches of at most 2, 7 iterations an epoch, {rate}" in lines
+    (line,) = (line for line in lines if line.startswith("time: "))
+    shares = re.fullmatch(
+        r"time: data (\d+) %, forward and backward (\d+) %, validation (\d+) %, checkpoints and other handlers (\d+) %",
+        line,
+    )
+    assert shares is not None and 98 <= sum(map(int, shares.groups())) <= 102
+    seconds = json.loads((run.path / "metrics.json").read_text())["seconds"]
+    assert seconds.keys() == {"data", "compute", "validation", "other"} and all(each > 0 for each in seconds.values())
+    epochs = sum(row["seconds"] or 0.0 for row in run.history)
+    assert seconds["data"] + seconds["compute"] + seconds["validation"] <= epochs + 0.01
+
+
+def test_profile_points_to_workers_where_the_model_waits_for_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = TimeProfile()
+    assert profile.line(0) is None
+    profile.seconds = {"data": 40.0, "compute": 50.0, "validation": 8.0, "other": 2.0}
+    assert "validation 8 %" in str(profile.line(0))
+    assert str(profile.line(0)).endswith("2 %; training.workers would read ahead while the model computes")
+    assert str(profile.line(2)).endswith("; more than 2 training.workers would read ahead while the model computes")
+    profile.seconds["data"] = 4.0  # not worth the start of a process
+    assert str(profile.line(0)).endswith("3 %")
