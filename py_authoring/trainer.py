@@ -7,6 +7,7 @@ that comes out, and its gradient, are the whole batch's, in float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from ignite.engine import Engine
@@ -93,6 +94,6 @@ def micro_batches(batch: Sample, size: int) -> Iterator[Sample]:
     """
     inputs, target = batch
     count = -(-len(target) // size)
-    columns = {name: value.tensor_split(count) for name, value in inputs.items()}
-    for number, part in enumerate(target.tensor_split(count)):
-        yield {name: parts[number] for name, parts in columns.items()}, part
+    bounds = [len(target) * part // count for part in range(count + 1)]
+    for start, stop in pairwise(bounds):
+        yield {name: value[start:stop] for name, value in inputs.items()}, target[start:stop]
