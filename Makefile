@@ -1,6 +1,6 @@
 # `make` does what CI does. Every target installs what it needs by itself, into .venv and target/ and nowhere else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build wheel demo test test-python test-rust bench soak fuzz lint dist clean
+.PHONY: help setup build wheel demo test test-python test-rust bench bench-training soak fuzz lint dist clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -64,6 +64,9 @@ test-python: wheel $(VENV)/.tables
 bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; and start-up (40 minutes)
 	@python benches/peers.py
 	@python benches/start.py
+
+bench-training: setup $(VENV)/.tables ## the training loop beside one written by hand and Lightning's Trainer (4 minutes)
+	@python benches/training.py
 
 soak: wheel ## resident memory over millions of calls and changing shapes, as a picture (15 minutes)
 	@python benches/soak.py

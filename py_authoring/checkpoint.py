@@ -46,6 +46,14 @@ class FsyncSaver(BaseSaveHandler):
         """Nothing: Ignite asks for it before it saves under the same name, and the rename replaces the file."""
 
 
+class KeepingSaver(FsyncSaver):
+    """Writes the same way a file for each of several epochs, and removes those that Ignite no longer wants."""
+
+    def remove(self, filename: str) -> None:
+        """Removes the file; one that a killed training removed already is no error."""
+        (self.folder / filename).unlink(missing_ok=True)
+
+
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint atomically and durably.
 

@@ -1,26 +1,11 @@
-"""Recipe → optimizer and learning-rate schedule."""
+"""Recipe → optimizer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from py_authoring.recipe_sections import (
-    Adadelta,
-    Adam,
-    AdamW,
-    ConstantSchedule,
-    CosineSchedule,
-    ExponentialSchedule,
-    Recipe,
-    RmsProp,
-    Sgd,
-    StepSchedule,
-)
+from py_authoring.recipe_sections import Adadelta, Adam, AdamW, Recipe, RmsProp, Sgd
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -47,24 +32,3 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             return torch.optim.RMSprop(parameters, lr=lr, momentum=optimizer.momentum, weight_decay=decay)
         case Adadelta():
             return torch.optim.Adadelta(parameters, lr=lr, rho=optimizer.rho, weight_decay=decay)
-
-
-def build_scheduler(optimizer: torch.optim.Optimizer, recipe: Recipe) -> LambdaLR:
-    """The recipe's schedule; it steps once an epoch and depends on the number of epochs done alone."""
-    return LambdaLR(optimizer, factor(recipe))
-
-
-def factor(recipe: Recipe) -> Callable[[int], float]:
-    """Epochs done → what the first learning rate is multiplied with."""
-    schedule = recipe.scheduler
-    match schedule:
-        case ConstantSchedule():
-            return lambda epoch: 1.0
-        case StepSchedule():
-            return lambda epoch: schedule.gamma ** (epoch // schedule.step_size)
-        case ExponentialSchedule():
-            return lambda epoch: schedule.gamma**epoch
-        case CosineSchedule():
-            return lambda epoch: (
-                schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * min(epoch / schedule.period, 1.0))) / 2
-            )

@@ -290,6 +290,17 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
             f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
         )
+    if recipe.training.accumulate > recipe.training.batch_size:
+        yield (
+            ("training", "accumulate"),
+            f"training.accumulate is {recipe.training.accumulate}, a batch has only {recipe.training.batch_size} "
+            "samples (training.batch_size)",
+        )
+    if getattr(recipe.scheduler, "warmup", 0) and getattr(recipe.scheduler, "warmup_iterations", None):
+        yield (
+            ("scheduler", "warmup_iterations"),
+            "scheduler.warmup and scheduler.warmup_iterations say the same in two units; expected one of them",
+        )
     data = recipe.data
     if data.kind != "none" and data.validation + data.test >= 1:
         yield (

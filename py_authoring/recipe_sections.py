@@ -175,6 +175,12 @@ class TrainingSection(Section):
 
     epochs: Count = Field(default=10, description="passes over the training data")
     batch_size: Count = Field(default=64, description="samples in one step")
+    accumulate: Count = Field(
+        default=1, description="micro-batches that a batch is computed in, one after the other, to save memory"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16 computes forward and backward in bfloat16; weights stay float32"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
         default=0, description="seeds weights, dropout, order of the data"
     )
@@ -182,16 +188,35 @@ class TrainingSection(Section):
         default="auto", description="auto, cpu, cuda or cuda:N; `cuda` never falls back to the CPU"
     )
     patience: Count | None = Field(
-        default=None, description="stop after so many epochs without a better validation loss"
+        default=None, description="stop after so many epochs without a better training.monitor"
+    )
+    min_delta: NotNegative = Field(
+        default=0.0, description="how much better, absolute, an epoch must be to count for that"
     )
     monitor: str = Field(default="loss", description="the validation metric that chooses the best checkpoint")
+    keep: Count | None = Field(
+        default=None, description="so many of the best epochs keep a checkpoint of their own, besides the best alone"
+    )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="decay of a moving average of the weights, as 0.999, which then is validated and exported",
+    )
     clip_norm: Positive | None = Field(default=None, description="largest norm of the gradient")
+    clip_value: Positive | None = Field(default=None, description="largest absolute value in the gradient")
     checkpoint_every: Count | None = Field(
         default=None, description="iterations between checkpoints; default: every minute"
     )
     workers: Annotated[int, Field(ge=0, le=256)] = Field(
         default=0, description="processes that read samples ahead; 0: this one reads them"
     )
+    loggers: list[Literal["tensorboard", "mlflow"]] = Field(
+        default=[], description="where else losses and metrics go; history.csv and history.jsonl are always written"
+    )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The most samples that are computed at once."""
+        return -(-self.batch_size // self.accumulate)
 
 
 class Adam(Section):
@@ -247,13 +272,21 @@ class Adadelta(Section):
 OptimizerSection = Annotated[Adam | AdamW | Sgd | RmsProp | Adadelta, Field(discriminator="name")]
 
 
-class ConstantSchedule(Section):
+class _WithWarmup(Section):
+    warmup: NotNegative = Field(
+        default=0.0,
+        description="epochs, or a part of one, over which the learning rate first rises from near 0, by iteration",
+    )
+    warmup_iterations: Count | None = Field(default=None, description="the same in iterations")
+
+
+class ConstantSchedule(_WithWarmup):
     """The learning rate stays as it is."""
 
     name: Literal["constant"]
 
 
-class StepSchedule(Section):
+class StepSchedule(_WithWarmup):
     """The learning rate is multiplied by `gamma` after every `step_size` epochs."""
 
     name: Literal["step"]
@@ -261,26 +294,48 @@ class StepSchedule(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.1, description="factor")
 
 
-class ExponentialSchedule(Section):
+class ExponentialSchedule(_WithWarmup):
     """The learning rate is multiplied by `gamma` after every epoch."""
 
     name: Literal["exponential"]
     gamma: Annotated[float, Field(gt=0, le=1)] = Field(default=0.95, description="factor")
 
 
-class CosineSchedule(Section):
+class CosineSchedule(_WithWarmup):
     """The learning rate falls to `floor` × lr along a cosine over `period` epochs, and stays there.
 
     `period` is a number of its own, not `training.epochs`: so a longer training is the continuation of a shorter one.
     """
 
     name: Literal["cosine"]
-    period: Count = Field(description="epochs until the floor is reached")
+    period: Count = Field(description="epochs until the floor is reached, those of the warm-up among them")
     floor: Fraction = Field(default=0.0, description="the last learning rate as a share of the first")
 
 
+class PlateauSchedule(_WithWarmup):
+    """The learning rate is multiplied by `gamma` when `training.monitor` has not got better for more than `patience`
+    epochs.
+    """
+
+    name: Literal["plateau"]
+    patience: Annotated[int, Field(ge=0)] = Field(default=5, description="epochs that are waited for")
+    gamma: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.1, description="factor")
+    floor: Fraction = Field(default=0.0, description="the least learning rate as a share of the first")
+
+
+class OneCycleSchedule(Section):
+    """The learning rate rises to lr along a cosine and falls again, by iteration; momentum stays as it is."""
+
+    name: Literal["one_cycle"]
+    period: Count = Field(description="epochs of the cycle; after it the rate stays at the floor")
+    rise: Fraction = Field(default=0.3, description="share of the period in which the rate rises")
+    start: Annotated[float, Field(gt=0, le=1)] = Field(default=0.04, description="the first rate as a share of lr")
+    floor: Fraction = Field(default=4e-6, description="the last rate as a share of lr")
+
+
 SchedulerSection = Annotated[
-    ConstantSchedule | StepSchedule | ExponentialSchedule | CosineSchedule, Field(discriminator="name")
+    ConstantSchedule | StepSchedule | ExponentialSchedule | CosineSchedule | PlateauSchedule | OneCycleSchedule,
+    Field(discriminator="name"),
 ]
 
 
@@ -407,5 +462,7 @@ VARIANTS: dict[str, dict[str, type[Section]]] = {
         "step": StepSchedule,
         "exponential": ExponentialSchedule,
         "cosine": CosineSchedule,
+        "plateau": PlateauSchedule,
+        "one_cycle": OneCycleSchedule,
     },
 }

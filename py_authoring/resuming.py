@@ -17,7 +17,10 @@ from py_authoring.recipe import ResolvedRecipe, flatten
 from py_authoring.recipe_toml import format_value
 
 #: Keys that do not change what the iterations done so far would have computed.
-MAY_CHANGE = ("training.epochs", "training.device", "training.checkpoint_every", "training.workers", "export.")
+MAY_CHANGE = (
+    *("training.epochs", "training.device", "training.checkpoint_every", "training.workers", "training.loggers"),
+    "export.",
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -81,7 +84,7 @@ def compare_recipes(old: ResolvedRecipe, new: ResolvedRecipe) -> list[str]:
     if refused:
         hint = (
             "without `--resume` a new run starts; "
-            "training.epochs, training.device, training.workers and export.* may change"
+            "training.epochs, training.device, training.workers, training.loggers and export.* may change"
         )
         if len(refused) == 1:
             raise ResumeError(f"cannot resume with another recipe: {refused[0]}", hint=hint)

@@ -12,17 +12,21 @@ import torch
 from ignite.engine import Engine
 from ignite.handlers import Checkpoint
 
-from py_authoring import checkpoint, objective, resuming, runs
-from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
+from py_authoring import checkpoint, loggers, objective, resuming, runs
+from py_authoring.averaging import WeightAverage
+from py_authoring.data import Splits, TrainingBatches, load_splits
 from py_authoring.device import choose_device
-from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
-from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
+from py_authoring.errors import RecipeError, ResumeError, TrainingError
+from py_authoring.evaluation import build_evaluator, count_classes
 from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
-from py_authoring.optimization import build_optimizer, build_scheduler
+from py_authoring.optimization import build_optimizer
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
+from py_authoring.schedule import Schedule
+from py_authoring.time_profile import TimeProfile
+from py_authoring.trainer import build_trainer
 
 
 @dataclass
@@ -35,19 +39,26 @@ class Session:
     device: torch.device
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scheduler: Schedule
     trainer: Engine
     evaluator: Engine | None
     batches: TrainingBatches
     say: Say
     data_sha256: str
+    average: WeightAverage | None = None
     running_loss: RunningLoss = field(default_factory=RunningLoss)
     history: list[Row] = field(default_factory=list)
+    profile: TimeProfile = field(default_factory=TimeProfile)
 
     @property
     def epochs_done(self) -> int:
         """How many epochs are complete."""
         return self.trainer.state.iteration // len(self.batches)
+
+    @property
+    def measured(self) -> torch.nn.Module:
+        """What is validated, evaluated and exported: the model, or the one with the averaged weights."""
+        return self.model if self.average is None else self.average.model
 
     def score(self, row: Mapping[str, Any]) -> float:
         """How good an epoch was by `training.monitor`; higher is better."""
@@ -60,11 +71,13 @@ class Session:
     def objects_to_save(self) -> dict[str, Any]:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
         described = {name: Saved(lambda name=name: self._describe()[name]) for name in self._describe()}  # type: ignore[misc]
-        return {"model": self.model, **described}
+        return {"model": self.measured, **described}
 
     def objects_to_resume(self) -> dict[str, Any]:
         """What a resumed training needs besides: name → object with `state_dict`."""
+        average = {} if self.average is None else {"average": self.average}
         return {
+            **average,
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "running_loss": self.running_loss,
@@ -95,13 +108,15 @@ class Session:
                 hint="without `--resume` a new run starts",
             )
         try:
-            self.model.load_state_dict(saved["model"])
+            self.measured.load_state_dict(saved["model"])
         except RuntimeError as error:
             mismatch = str(error).splitlines()[-1].strip()
             raise ResumeError(
                 f"the weights do not fit model.py, which has changed since the run began: {mismatch}",
                 hint="without `--resume` a new run starts",
             ) from error
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scheduler.load_state_dict(saved["scheduler"])
         self.running_loss.load_state_dict(saved["running_loss"])
@@ -170,10 +185,11 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
 
     Raises:
-        NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
+        NotFoundError, DataError, ModelFileError, DeviceError, UnavailableError: what is wrong with the recipe's world.
     """
     recipe = resolved.recipe
     _check_task(resolved)
+    loggers.check_installed(recipe.training.loggers)
     splits = load_splits(resolved, learnt)
     device = choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
@@ -188,7 +204,16 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = _build_trainer(model, optimizer, resolved, device, weights)
+    trainer = build_trainer(model, optimizer, resolved, device, weights)
+    batches = TrainingBatches(
+        splits.train,
+        recipe.training.batch_size,
+        recipe.training.seed,
+        lambda: trainer.state.iteration,
+        recipe.training.workers,
+    )
+    average = WeightAverage(model, recipe.training.ema) if recipe.training.ema is not None else None
+    measured = model if average is None else average.model
     return Session(
         resolved=resolved,
         folder=folder,
@@ -196,18 +221,13 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         device=device,
         model=model,
         optimizer=optimizer,
-        scheduler=build_scheduler(optimizer, recipe),
+        scheduler=Schedule(optimizer, recipe, len(batches)),
         trainer=trainer,
-        evaluator=build_evaluator(model, resolved, device, classes) if validates else None,
-        batches=TrainingBatches(
-            splits.train,
-            recipe.training.batch_size,
-            recipe.training.seed,
-            lambda: trainer.state.iteration,
-            recipe.training.workers,
-        ),
+        evaluator=build_evaluator(measured, resolved, device, classes) if validates else None,
+        batches=batches,
         say=say,
         data_sha256=data_sha256,
+        average=average,
     )
 
 
@@ -222,36 +242,10 @@ def _check_task(resolved: ResolvedRecipe) -> None:
         )
 
 
-def _build_trainer(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    resolved: ResolvedRecipe,
-    device: torch.device,
-    class_weights: torch.Tensor | None = None,
-) -> Engine:
-    section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
-    weights = class_weights.to(device) if class_weights is not None else None
-
-    def train_step(engine: Engine, batch: Sample) -> float:
-        model.train()
-        optimizer.zero_grad()
-        try:
-            inputs, target = to_device(batch, device)
-            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
-        except AuthoringError:
-            raise
-        except Exception as error:  # a user's model can raise anything
-            raise failed(error, resolved, "training") from error
-        if clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-        optimizer.step()
-        return loss.item()
-
-    return quiet(Engine(train_step))
-
-
-def checkpoint_handler(session: Session, filename: str, objects: Mapping[str, Any], **options: Any) -> Checkpoint:
-    """An Ignite `Checkpoint` that keeps one file of that name, written durably."""
-    saver = checkpoint.FsyncSaver(session.folder / checkpoint.CHECKPOINTS)
-    return Checkpoint(dict(objects), saver, n_saved=1, filename_pattern=filename, **options)
+def checkpoint_handler(
+    session: Session, filename: str, objects: Mapping[str, Any], count: int = 1, **options: Any
+) -> Checkpoint:
+    """An Ignite `Checkpoint` that keeps `count` files of that name or pattern, written durably."""
+    saver = checkpoint.FsyncSaver if count == 1 and "{" not in filename else checkpoint.KeepingSaver
+    folder = session.folder / checkpoint.CHECKPOINTS
+    return Checkpoint(dict(objects), saver(folder), n_saved=count, filename_pattern=filename, **options)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EarlyStopping, TerminateOnNan
+from ignite.handlers import Checkpoint, EarlyStopping, TerminateOnNan
 
 from py_authoring import atomic, checkpoint, resuming, run_record
 from py_authoring.data_workers import name_the_dead
@@ -25,6 +25,7 @@ from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
 from py_authoring.learnt import learnt_of
+from py_authoring.loggers import logged
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -96,7 +97,7 @@ def train(
             session = open_session(resolved, folder, say, learnt_of(saved))
             for change in changes:
                 say(f"changed: {change}")
-        with run_record.recorded(session):
+        with run_record.recorded(session), logged(session):
             _run(session, stop, saved)
             done = _finish(session, time.monotonic() - started)
         return run_record.finished(session, done)
@@ -114,10 +115,25 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         score_name="score",
     )
     stateful: dict[str, Any] = {"best": best}
+    kept: Checkpoint | None = None
+    if training.keep is not None:
+        kept = checkpoint_handler(
+            session,
+            "epoch-{global_step}.pt",
+            session.objects_to_save(),
+            training.keep,
+            score_function=lambda trainer: session.score(session.history[-1]),
+            score_name="score",
+            global_step_transform=lambda trainer, event: trainer.state.epoch,
+        )
+        stateful["kept"] = kept
     early_stopping: EarlyStopping | None = None
     if training.patience is not None:
         early_stopping = EarlyStopping(
-            training.patience, lambda trainer: session.score(session.history[-1]), session.trainer
+            training.patience,
+            lambda trainer: session.score(session.history[-1]),
+            session.trainer,
+            threshold=training.min_delta,
         )
         stateful["early_stopping"] = early_stopping
     objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
@@ -156,6 +172,7 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
             if not math.isfinite(metrics["loss"]):
                 raise session.not_finite("the validation loss")
             row |= {f"val_{name}": value if math.isfinite(value) else None for name, value in metrics.items()}
+            session.profile.validated()
         row["lr"] = session.optimizer.param_groups[0]["lr"]
         row["seconds"] = round(time.monotonic() - clock["epoch"], 3)
         session.history.append(row)
@@ -163,6 +180,11 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def save_best(trainer: Engine) -> None:
         if math.isfinite(session.score(session.history[-1])):
             best(trainer)
+            if kept is not None:
+                kept(trainer)
+
+    def plateau(trainer: Engine) -> None:
+        session.scheduler.after_epoch(trainer, session.score(session.history[-1]))
 
     def show(trainer: Engine) -> None:
         progress.show_epoch(session.history[-1])
@@ -179,8 +201,12 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         Handler("checkpoint within the epoch", Events.ITERATION_COMPLETED, save_within_epoch),
         Handler("validation", Events.EPOCH_COMPLETED, validate),
         Handler("best checkpoint", Events.EPOCH_COMPLETED, save_best),
-        Handler("schedule", Events.EPOCH_COMPLETED, lambda trainer: session.scheduler.step()),
+        Handler("plateau", Events.EPOCH_COMPLETED, plateau),
     ]
+    if session.scheduler.moves:
+        handlers.insert(0, Handler("schedule", Events.ITERATION_STARTED, session.scheduler.before_iteration))
+    if session.average is not None:
+        handlers.insert(0, Handler("weight average", Events.ITERATION_COMPLETED, session.average))
     if early_stopping is not None:
         handlers.append(Handler("early stopping", Events.EPOCH_COMPLETED, early_stopping))
     handlers += [
@@ -226,8 +252,10 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         session.restore(saved, stateful)
         write_history(session.folder, session.history)  # a kill may have come between checkpoint and history
     _say_start(session, saved)
+    session.profile.attach(session.trainer, first=True)
     for handler in handlers:
         session.trainer.add_event_handler(handler.event, handler.call)
+    session.profile.attach(session.trainer, first=False)
     training = session.resolved.recipe.training
     if session.epochs_done >= training.epochs or _stopped_early(stateful, training.patience):
         return
@@ -259,6 +287,9 @@ def _stopped_early(stateful: Mapping[str, Any], patience: int | None) -> bool:
 
 def _finish(session: Session, seconds: float) -> Run:
     write_history(session.folder, session.history)
+    line = session.profile.line(session.resolved.recipe.training.workers)
+    if line is not None:
+        session.say(line)
     best = session.best_row()
     evaluation = None
     epoch = int(best["epoch"] or 0) if best is not None else None
@@ -268,7 +299,8 @@ def _finish(session: Session, seconds: float) -> Run:
         evaluation = evaluate(
             session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
         )
-        extra = {"best_epoch": epoch, "epochs": session.epochs_done}
+        parts = {part: round(each, 3) for part, each in session.profile.seconds.items()}
+        extra = {"best_epoch": epoch, "epochs": session.epochs_done, "seconds": parts}
         write_metrics(session.folder, "validation", evaluation, extra, session.say)
     metrics = evaluation.metrics if evaluation is not None else {}
     history = list(session.history)
@@ -281,6 +313,12 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
     session.say(
         f"{session.resolved.name}: {parameters:,} parameters on {session.device}, {splits.name} with "
         f"{len(splits.train):,} samples to train on, {len(splits.validation):,} to validate"
+    )
+    parts = -(-training.batch_size // training.micro_batch_size)
+    micro = f" in {parts} micro-batches of at most {training.micro_batch_size}" if parts > 1 else ""
+    session.say(
+        f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
+        f"learning rate {session.resolved.recipe.optimizer.lr:g}{session.scheduler.describe()}"
     )
     if saved is None:
         return

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "new": ("py_authoring.cli.new", "Start a model: writes model.py and recipe.toml, ready to train."),
     "train": ("py_authoring.cli.train", "Train a model by its recipe, or go on with its latest run."),
     "sweep": ("py_authoring.cli.sweep", "Train with many values of some keys, and say which are best."),
+    "lr-find": ("py_authoring.cli.lr_find", "Suggest a learning rate: a short training in which it grows."),
     "evaluate": ("py_authoring.cli.evaluate", "Measure a checkpoint: all metrics, per class, confusion matrix."),
     "runs": ("py_authoring.cli.runs", "List the runs: when, state, epochs, best metric."),
     "compare": ("py_authoring.cli.compare", "Put runs side by side: a table here, and a page with their curves."),

@@ -1,0 +1,99 @@
+"""The trainer: one Ignite Engine whose step is one update of the weights from one batch.
+
+A batch may be cut into micro-batches (`training.accumulate`) and computed in bfloat16 (`training.precision`); the loss
+that comes out, and its gradient, are the whole batch's, in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+
+from py_authoring import objective
+from py_authoring.data import Sample
+from py_authoring.errors import AuthoringError
+from py_authoring.evaluation import failed, quiet, to_device
+from py_authoring.recipe import ResolvedRecipe
+
+
+def build_trainer(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    resolved: ResolvedRecipe,
+    device: torch.device,
+    class_weights: Tensor | None = None,
+) -> Engine:
+    """An Engine whose step gives the batch's loss as a float.
+
+    Args:
+        model: on the device.
+        optimizer: of its parameters.
+        resolved: the recipe.
+        device: where batches go.
+        class_weights: float32 `[classes]`, for the loss.
+
+    Raises:
+        TrainingError: while it runs: the model or the loss raised.
+    """
+    section, training = resolved.recipe.loss, resolved.recipe.training
+    weights = class_weights.to(device) if class_weights is not None else None
+    micro_batch_size = training.micro_batch_size
+    bf16 = training.precision == "bf16"
+
+    def forward(batch: Sample) -> Tensor:
+        inputs, _ = batch
+        if not bf16:
+            return objective.pick_output(model(**inputs), section)
+        with torch.autocast(device.type, torch.bfloat16):
+            output = objective.pick_output(model(**inputs), section)
+        return output.float()  # no loss is computed in bfloat16, whatever autocast's lists say of it
+
+    def backward(batch: Sample) -> float:
+        if len(batch[1]) <= micro_batch_size:
+            loss = objective.loss(forward(batch), batch[1], section, weights)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.item()
+        total = objective.total_weight(batch[1], section, weights)
+        losses = []
+        for part in micro_batches(batch, micro_batch_size):
+            loss = objective.loss(forward(part), part[1], section, weights, total)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).sum().item()
+
+    def train_step(engine: Engine, batch: Sample) -> float:
+        model.train()
+        optimizer.zero_grad()
+        try:
+            loss = backward(to_device(batch, device))
+        except AuthoringError:
+            raise
+        except Exception as error:  # a user's model can raise anything
+            raise failed(error, resolved, "training") from error
+        if training.clip_value is not None:
+            nn.utils.clip_grad_value_(model.parameters(), training.clip_value)
+        if training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), training.clip_norm)
+        optimizer.step()
+        return loss
+
+    return quiet(Engine(train_step))
+
+
+def micro_batches(batch: Sample, size: int) -> Iterator[Sample]:
+    """A batch in as few parts as hold at most `size` samples each, of nearly equal size: a part of one sample would
+    leave batch normalisation without a deviation.
+
+    Example:
+        >>> [len(target) for _, target in micro_batches(({"x": torch.zeros(9, 2)}, torch.zeros(9)), 4)]
+        [3, 3, 3]
+    """
+    inputs, target = batch
+    count = -(-len(target) // size)
+    bounds = [len(target) * part // count for part in range(count + 1)]
+    for start, stop in pairwise(bounds):
+        yield {name: value[start:stop] for name, value in inputs.items()}, target[start:stop]
