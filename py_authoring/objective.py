@@ -5,16 +5,63 @@ Shared by training and evaluation, so that both mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from py_authoring.errors import DataError, ModelFileError, RecipeError
 from py_authoring.learnt import balanced_weights
+from py_authoring.model_file import MODEL_FILE, find_function
+from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_sections import LossSection
+
+#: `(model, inputs by forward's argument names, target)` → the mean loss of the batch, a tensor of shape `[]`.
+BatchLoss = Callable[[nn.Module, Mapping[str, Tensor], Any], Tensor]
+
+
+def batch_loss(resolved: ResolvedRecipe, weights: Tensor | None = None) -> BatchLoss:
+    """How the loss of a batch is computed: by the recipe's name, or by the function in model.py that it names.
+
+    Args:
+        resolved: the recipe.
+        weights: of each class, see `loss`.
+
+    Raises:
+        ModelFileError: model.py has no such function.
+
+    Example:
+        >>> from py_authoring.recipe import load_recipe
+        >>> compute = batch_loss(load_recipe("models/mnist"))
+        >>> compute(nn.LogSoftmax(dim=1), {"input": torch.zeros(3, 2)}, torch.zeros(3, dtype=torch.int64))
+        tensor(0.6931)
+    """
+    section = resolved.recipe.loss
+    if section.name != "function":
+        return lambda model, inputs, target: loss(pick_output(model(**inputs), section), target, section, weights)
+    function = find_function(resolved, section.function, "loss.function")
+    what = f"`{section.function}` in `{resolved.directory / MODEL_FILE}`"
+
+    def own(model: nn.Module, inputs: Mapping[str, Tensor], target: Any) -> Tensor:
+        value = function(model, inputs, target)
+        if not isinstance(value, Tensor):
+            raise ModelFileError(f"{what} returned {type(value).__name__}, expected a tensor of one number")
+        if value.numel() != 1 or not value.is_floating_point():
+            raise ModelFileError(
+                f"{what} returned a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}, "
+                "expected one floating number",
+                hint="the mean over the batch, as `.mean()`",
+            )
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise ModelFileError(
+                f"{what} returned a number that does not depend on the weights, so that nothing can be learnt",
+                hint="compute it from what `model(**inputs)` returns, without `.detach()`, `.item()` or `no_grad`",
+            )
+        return value.reshape(())
+
+    return own
 
 
 def pick_output(returned: Any, section: LossSection) -> Tensor:
@@ -72,6 +119,8 @@ def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor |
             return F.l1_loss(output, _like(target, output))
         case "smooth_l1":
             return F.smooth_l1_loss(output, _like(target, output))
+        case "function":
+            raise ValueError("a function of model.py takes the model: `batch_loss` calls it")
 
 
 def class_weights(section: LossSection, classes: int | None, class_counts: Sequence[int] | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
 from py_authoring.optimization import build_optimizer, build_scheduler
+from py_authoring.pretrained import freeze
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
 
@@ -183,12 +184,13 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
     model = build_model(resolved, splits.learnt).to(device)
+    frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = _build_trainer(model, optimizer, resolved, device, weights)
+    trainer = _build_trainer(model, optimizer, resolved, device, weights, frozen)
     return Session(
         resolved=resolved,
         folder=folder,
@@ -228,16 +230,19 @@ def _build_trainer(
     resolved: ResolvedRecipe,
     device: torch.device,
     class_weights: torch.Tensor | None = None,
+    frozen: Sequence[torch.nn.Module] = (),
 ) -> Engine:
-    section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
-    weights = class_weights.to(device) if class_weights is not None else None
+    clip_norm = resolved.recipe.training.clip_norm
+    compute_loss = objective.batch_loss(resolved, class_weights.to(device) if class_weights is not None else None)
 
     def train_step(engine: Engine, batch: Sample) -> float:
         model.train()
+        for part in frozen:
+            part.eval()
         optimizer.zero_grad()
         try:
             inputs, target = to_device(batch, device)
-            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
+            loss = compute_loss(model, inputs, target)
             loss.backward()  # type: ignore[no-untyped-call]
         except AuthoringError:
             raise
