@@ -46,10 +46,11 @@ class Author(nn.Module):
         super().__init__()
         self.tokenizer = Tokenizer(learnt.vocabulary)
         self.embedding = nn.Embedding(self.tokenizer.size, size, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 would let rare words shout
         angle = torch.arange(256)[:, None] * torch.exp(torch.arange(0, size, 2) * (-math.log(1e4) / size))
-        self.register_buffer("places", torch.cat([angle.sin(), angle.cos()], dim=1) * 0.3)
+        self.register_buffer("places", torch.cat([angle.sin(), angle.cos()], dim=1) * 0.02)
         self.layers = nn.ModuleList([Layer(size, heads) for _ in range(layers)])
-        self.dropout = nn.Dropout(0.3)
+        self.dropout = nn.Dropout(0.5)
         self.classifier = nn.Linear(size, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
