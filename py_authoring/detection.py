@@ -73,10 +73,10 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """
     order = torch.argsort(scores, dim=0, descending=True, stable=True)
     overlaps = box_iou(boxes[order], boxes[order]) > threshold
-    stays = torch.ones_like(order, dtype=torch.bool)
+    stays, places = torch.ones_like(order, dtype=torch.bool), torch.arange(order.size(0), device=order.device)
     for place in range(order.size(0)):
-        if bool(stays[place]):
-            stays[place + 1 :] &= ~overlaps[place, place + 1 :]
+        if bool(stays[place]):  # no `stays[place + 1 :] &= …`: compiled, it changes a copy
+            stays = stays & ~(overlaps[place] & (places > place))
     return order[stays]
 
 

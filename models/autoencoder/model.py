@@ -20,9 +20,7 @@ class Autoencoder(nn.Module):
     def __init__(self, size: int = 28, code: int = 16, hidden: int = 256) -> None:
         super().__init__()
         self.size = size
-        self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(size * size, hidden), nn.ReLU(), nn.Linear(hidden, code), nn.Tanh()
-        )
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(size * size, hidden), nn.ReLU(), nn.Linear(hidden, code))
         self.decoder = nn.Sequential(nn.Linear(code, hidden), nn.ReLU(), nn.Linear(hidden, size * size))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -32,7 +30,7 @@ class Autoencoder(nn.Module):
             image: float32 `[batch, 1, size, size]`, values in [0, 1].
 
         Returns:
-            `reconstruction` of the image's shape, and `code`, float32 `[batch, code]` in [-1, 1].
+            `reconstruction` of the image's shape, and `code`, float32 `[batch, code]`.
         """
         code = self.encoder(image)
         return {"reconstruction": self.decode(code), "code": code}

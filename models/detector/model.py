@@ -10,9 +10,6 @@ from torch import Tensor, nn
 
 from py_authoring.detection import MeanAveragePrecision, box_iou, decode_boxes, encode_boxes, nms, roi_align
 
-STRIDE = 8  # pixels that a cell of the feature map is wide and high
-SHAPES = ["background", "circle", "square", "triangle"]
-
 
 class Detector(nn.Module):
     """Four convolutions, proposals from anchors in each cell, and a head that looks at each proposal.
@@ -29,6 +26,7 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.proposals, self.detections, self.anchor_sizes = proposals, detections, list(map(float, anchors))
+        self.stride = 8.0  # pixels that a cell of the feature map is wide and high
         layers: list[nn.Module] = []
         for channels, wider, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 2), (64, 64, 1)):
             layers += [nn.Conv2d(channels, wider, 3, stride, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
@@ -54,7 +52,7 @@ class Detector(nn.Module):
         count = torch.zeros(batch, dtype=torch.int64, device=image.device)
         for i in range(batch):
             proposals = self.propose(raw[i], anchors)
-            said = self.head(roi_align(features[i], proposals, float(STRIDE), 4))
+            said = self.head(roi_align(features[i], proposals, self.stride, 4))
             score, label = said[:, :-4].softmax(dim=1).max(dim=1)
             found = torch.nonzero((label > 0) & (score > 0.5))[:, 0]
             exact = decode_boxes(said[found, -4:], proposals[found])
@@ -68,8 +66,8 @@ class Detector(nn.Module):
         """Features, what is said of each anchor (`[batch, anchors, 5]`), and the anchors, `[anchors, 4]`."""
         features = self.backbone(image)
         height, width = features.size(2), features.size(3)
-        y = (torch.arange(height, device=image.device) + 0.5) * STRIDE
-        x = (torch.arange(width, device=image.device) + 0.5) * STRIDE
+        y = (torch.arange(height, device=image.device) + 0.5) * self.stride
+        x = (torch.arange(width, device=image.device) + 0.5) * self.stride
         middles = torch.stack([x.repeat(height), y.repeat_interleave(width)], dim=1)
         anchors = torch.cat([torch.cat([middles - s / 2, middles + s / 2], dim=1) for s in self.anchor_sizes])
         kinds = len(self.anchor_sizes)
@@ -97,7 +95,7 @@ def loss(model: Detector, inputs: Mapping[str, Tensor], target: list[dict[str, T
         proposals = torch.cat([model.propose(raw[i].detach(), anchors), boxes])
         overlap, nearest = box_iou(proposals, boxes).max(dim=1)
         right = overlap > 0.5
-        said = model.head(roi_align(features[i], proposals, float(STRIDE), 4))
+        said = model.head(roi_align(features[i], proposals, model.stride, 4))
         total = total + F.cross_entropy(said[:, :-4], torch.where(right, labels[nearest], 0))
         total = total + far_off(said[right, -4:], boxes[nearest[right]], proposals[right])
     return total / len(target)
