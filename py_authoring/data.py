@@ -21,11 +21,15 @@ from py_authoring.learnt import Learnt
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_sections import ImageSection
 
-Sample = tuple[dict[str, Tensor], Tensor]
+#: Inputs by forward's argument names, and a target: a tensor, a number, or a dict of tensors of any size.
+Sample = tuple[dict[str, Tensor], Any]
 
 
 class Samples(Protocol):
-    """Any map-style dataset of samples; `pad_values` (forward's argument → filler) is optional."""
+    """Any map-style dataset of samples.
+
+    Optional are `pad_values`, forward's argument → filler, and `collate(samples)`, which makes a batch of its own.
+    """
 
     def __len__(self) -> int: ...
 
@@ -144,7 +148,14 @@ def load_splits(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> Split
 
 
 def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
-    """How samples of a dataset become a batch: stacked, or padded at the end where its `pad_values` says so."""
+    """How samples of a dataset become a batch: by its own `collate`, if it has one.
+
+    Else inputs are stacked, or padded at the end where its `pad_values` says so; targets are stacked, and those that
+    are dicts, whose tensors differ in size, become a list.
+    """
+    own: Callable[[Sequence[Sample]], Sample] | None = getattr(dataset, "collate", None)
+    if own is not None:
+        return own
     pad_values: Mapping[str, float] = getattr(dataset, "pad_values", {})
 
     def join(samples: Sequence[Sample]) -> Sample:
@@ -155,9 +166,22 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
                 inputs[name] = pad_sequence(values, batch_first=True, padding_value=pad_values[name])
             else:
                 inputs[name] = torch.stack(values)
-        return inputs, torch.stack([torch.as_tensor(sample[1]) for sample in samples])
+        targets = [sample[1] for sample in samples]
+        if isinstance(targets[0], Mapping):
+            return inputs, targets
+        return inputs, torch.stack([torch.as_tensor(target) for target in targets])
 
     return join
+
+
+def count_samples(batch: Sample) -> int:
+    """How many samples a batch has: the first axis of its inputs, as a target may be anything.
+
+    Example:
+        >>> count_samples(({"image": torch.zeros(3, 1, 8, 8)}, [{"boxes": torch.zeros(0, 4)}] * 3))
+        3
+    """
+    return len(next(iter(batch[0].values())))
 
 
 def batches(dataset: Samples, batch_size: int) -> DataLoader[Sample]:
@@ -262,4 +286,5 @@ def _columns(dataset: Samples) -> Iterator[tuple[str, Any]]:
     for index in range(0, len(dataset), step):
         inputs, target = read_sample(dataset, index)
         yield from inputs.items()
-        yield "target", torch.as_tensor(target)
+        parts = target.items() if isinstance(target, Mapping) else [("target", target)]
+        yield from ((name, torch.as_tensor(value)) for name, value in parts)

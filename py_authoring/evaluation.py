@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,11 +27,11 @@ from ignite.metrics import (
 from torch import Tensor, nn
 
 from py_authoring import objective
-from py_authoring.data import Sample, Samples, batches
+from py_authoring.data import Sample, Samples, batches, count_samples
 from py_authoring.data_workers import name_the_dead
-from py_authoring.errors import AuthoringError, DataError, TrainingError
+from py_authoring.errors import AuthoringError, DataError, ModelFileError, TrainingError
 from py_authoring.evidence import Evidence
-from py_authoring.model_file import MODEL_FILE, first_line, where
+from py_authoring.model_file import MODEL_FILE, call, find_function, first_line, where
 from py_authoring.r2 import R2
 from py_authoring.recipe import ResolvedRecipe
 
@@ -110,8 +110,10 @@ def evaluate(
         )
     classes = count_classes(model, dataset, resolved, device)
     engine = build_evaluator(model, resolved, device, classes, detailed=True)
-    evidence = Evidence(resolved.recipe.loss, classes)
-    evidence.attach(engine)
+    evidence = None
+    if resolved.recipe.task != "other":
+        evidence = Evidence(resolved.recipe.loss, classes)
+        evidence.attach(engine)
     support = torch.zeros(classes or 0, dtype=torch.int64)
 
     def count_targets(evaluator: Engine) -> None:
@@ -152,14 +154,25 @@ def build_evaluator(
         device: where the model is.
         classes: how many there are; None for regression.
         detailed: also per class, and the confusion matrix, whatever the recipe lists.
-    """
-    section = resolved.recipe.loss
 
-    def evaluation_step(engine: Engine, batch: Sample) -> dict[str, Tensor]:
+    Raises:
+        ModelFileError: model.py lacks a function that the recipe names, or one gives no Metric.
+    """
+    section, functions = resolved.recipe.loss, resolved.recipe.metric_functions
+    own_loss = objective.batch_loss(resolved) if section.name == "function" else None
+
+    def evaluation_step(engine: Engine, batch: Sample) -> dict[str, Any]:
         model.eval()
         with torch.no_grad():
             inputs, target = to_device(batch, device)
-            return {"output": objective.pick_output(model(**inputs), section), "target": target}
+            seen = {"inputs": inputs, "target": target}
+            if own_loss is not None:
+                seen["loss"] = own_loss(model, inputs, target)
+            if own_loss is None or functions:
+                seen["outputs"] = model(**inputs)
+            if own_loss is None:
+                seen["output"] = objective.pick_output(seen["outputs"], section)
+            return seen
 
     def for_metrics(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         return objective.for_metrics(output["output"], output["target"], section)
@@ -172,6 +185,13 @@ def build_evaluator(
             output_transform=lambda output: (output["output"], output["target"]),
         )
     }
+    if own_loss is not None:
+        attached["loss"] = Loss(
+            lambda loss, samples: loss,
+            output_transform=lambda seen: (seen["loss"], count_samples((seen["inputs"], None))),
+            batch_size=int,
+        )
+    attached |= {name: _own_metric(resolved, name) for name in functions}
     if classes is not None:
         if "accuracy" in names:
             attached["accuracy"] = Accuracy(for_metrics)
@@ -215,14 +235,20 @@ def run_evaluator(evaluator: Engine, dataset: Samples, resolved: ResolvedRecipe)
             pairs = zip(state.metrics["_precision"].tolist(), state.metrics["_recall"].tolist(), strict=True)
             scores = [_f1(precision, recall) for precision, recall in pairs]
             metrics[name] = math.fsum(scores) / len(scores)
+    for name in resolved.recipe.metric_functions:
+        try:
+            metrics[name] = float(state.metrics[name])
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = type(state.metrics[name]).__name__
+            raise TrainingError(f"the metric `{name}` gave a {what}, expected one number") from error
     return metrics
 
 
 def count_classes(
     model: nn.Module, dataset: Samples, resolved: ResolvedRecipe, device: torch.device | str
 ) -> int | None:
-    """How many classes the model tells apart, found by trying it on one sample; None for regression."""
-    if resolved.recipe.task == "regression":
+    """How many classes the model tells apart, found by trying it on one sample; None where it tells none."""
+    if resolved.recipe.task != "classification":
         return None
     if resolved.recipe.loss.name == "bce_with_logits":
         return 2
@@ -244,7 +270,7 @@ def count_classes(
 def to_device(batch: Sample, device: torch.device | str) -> Sample:
     """A batch on the model's device."""
     inputs, target = batch
-    return {name: value.to(device) for name, value in inputs.items()}, target.to(device)
+    return {name: value.to(device) for name, value in inputs.items()}, _to(target, device)
 
 
 def failed(error: Exception, resolved: ResolvedRecipe, doing: str) -> TrainingError:
@@ -261,6 +287,23 @@ def quiet(engine: Engine) -> Engine:
     """An engine that does not log what it also raises: the command line says it once."""
     engine.logger.setLevel(logging.CRITICAL)
     return engine
+
+
+# Ignite's convert_tensor refuses what is no tensor, as the name of a picture in a target of a user's own.
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to(each, device) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to(each, device) for each in value]
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _own_metric(resolved: ResolvedRecipe, name: str) -> Metric:
+    file = resolved.directory / MODEL_FILE
+    metric = call(find_function(resolved, name, "metric_functions"), file)
+    if not isinstance(metric, Metric):
+        raise ModelFileError(f"`{name}` in `{file}` returned {type(metric).__name__}, expected an Ignite Metric")
+    return metric
 
 
 def _f1(precision: float, recall: float) -> float:

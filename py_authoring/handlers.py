@@ -18,6 +18,8 @@ from typing import Any
 from ignite.engine import Engine
 from ignite.handlers.tqdm_logger import ProgressBar
 
+from py_authoring.data import count_samples
+
 Say = Callable[[str], None]
 _SECONDS_BETWEEN_LINES = 30.0
 # the first of these that was measured stands in the epoch's line
@@ -38,8 +40,9 @@ class RunningLoss:
         """Adds the loss of the iteration that has just ended."""
         batch: Any = engine.state.batch
         loss: Any = engine.state.output
-        self.total += loss * len(batch[1])
-        self.samples += len(batch[1])
+        samples = count_samples(batch)
+        self.total += loss * samples
+        self.samples += samples
 
     @property
     def mean(self) -> float:

@@ -12,6 +12,7 @@ import inspect
 import linecache
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -135,6 +136,31 @@ def example_inputs(resolved: ResolvedRecipe, count: int, seed: int = 0) -> dict[
     return {name: value[:count] for name, value in inputs.items()}
 
 
+def find_function(resolved: ResolvedRecipe, name: str, key: str) -> Callable[..., Any]:
+    """A function of model.py that a recipe names, from the module that the model's class was last taken from.
+
+    Args:
+        resolved: the recipe.
+        name: the function's.
+        key: of the recipe, for the message.
+
+    Raises:
+        NotFoundError, ModelFileError: there is no model.py, or no such function in it.
+    """
+    file = resolved.directory / MODEL_FILE
+    module = sys.modules.get(_module_name(resolved))
+    if module is None or module.__file__ != str(file.resolve()):
+        module = load_module(resolved)
+    function = getattr(module, name, None)
+    if not inspect.isroutine(function):
+        known = [each for each, value in vars(module).items() if inspect.isfunction(value)]
+        raise ModelFileError(
+            f"`{file}` has no function `{name}`{suggest(name, known)}",
+            hint=f"{key} in {resolved.directory / 'recipe.toml'} names it; there: {', '.join(known) or 'none'}",
+        )
+    return function
+
+
 def load_module(resolved: ResolvedRecipe) -> ModuleType:
     """Runs the model.py of a model and gives its module; a changed file is run anew.
 
@@ -145,7 +171,7 @@ def load_module(resolved: ResolvedRecipe) -> ModuleType:
     file = resolved.directory / MODEL_FILE
     if not file.is_file():
         raise NotFoundError(f"`{file}` is not there", hint="it holds the model's class; `py-authoring new` writes one")
-    name = f"py_authoring_model_{''.join(c if c.isalnum() else '_' for c in resolved.name)}"
+    name = _module_name(resolved)
     path = str(file.resolve())
     linecache.checkcache(path)  # TorchScript reads the source again; without this it would see the old text
     spec = importlib.util.spec_from_loader(name, _PlainLoader(name, path), origin=path)
@@ -183,6 +209,10 @@ def where(error: BaseException, file: Path) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an exception's text; torch's go on for pages."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _module_name(resolved: ResolvedRecipe) -> str:
+    return f"py_authoring_model_{''.join(c if c.isalnum() else '_' for c in resolved.name)}"
 
 
 class _PlainLoader(importlib.machinery.SourceFileLoader):

@@ -5,18 +5,89 @@ Shared by training and evaluation, so that both mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from py_authoring.data import Sample, count_samples
 from py_authoring.errors import DataError, ModelFileError, RecipeError
 from py_authoring.learnt import balanced_weights
+from py_authoring.model_file import MODEL_FILE, find_function
+from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_sections import LossSection
 
 _IGNORED = -100  # torch's ignore_index: a target that no loss counts
+
+
+class BatchLoss(Protocol):
+    """The loss of a batch: a tensor of shape `[]`, the mean, or a part of `total` as `loss` has it."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], target: Any, total: Tensor | None = None
+    ) -> Tensor:
+        """Calls the model."""
+
+
+def batch_loss(
+    resolved: ResolvedRecipe, weights: Tensor | None = None, autocast: torch.device | None = None
+) -> BatchLoss:
+    """How the loss of a batch is computed: by the recipe's name, or by the function in model.py that it names.
+
+    Args:
+        resolved: the recipe.
+        weights: of each class, see `loss`.
+        autocast: a device on which the model is computed in bfloat16, and a function of model.py as a whole; the
+            other losses stay in float32, whatever autocast's lists say of them.
+
+    Raises:
+        ModelFileError: model.py has no such function.
+
+    Example:
+        >>> from py_authoring.recipe import load_recipe
+        >>> compute = batch_loss(load_recipe("models/mnist"))
+        >>> compute(nn.LogSoftmax(dim=1), {"input": torch.zeros(3, 2)}, torch.zeros(3, dtype=torch.int64))
+        tensor(0.6931)
+    """
+    section = resolved.recipe.loss
+
+    def computed(called: Callable[..., Any], *arguments: Any, **inputs: Tensor) -> Any:
+        if autocast is None:
+            return called(*arguments, **inputs)
+        with torch.autocast(autocast.type, torch.bfloat16):
+            return called(*arguments, **inputs)
+
+    if section.name != "function":
+
+        def named(model: nn.Module, inputs: Mapping[str, Tensor], target: Any, total: Tensor | None = None) -> Tensor:
+            output = pick_output(computed(model, **inputs), section)
+            return loss(output if autocast is None else output.float(), target, section, weights, total)
+
+        return named
+    function = find_function(resolved, section.function, "loss.function")
+    what = f"`{section.function}` in `{resolved.directory / MODEL_FILE}`"
+
+    def own(model: nn.Module, inputs: Mapping[str, Tensor], target: Any, total: Tensor | None = None) -> Tensor:
+        value = computed(function, model, inputs, target)
+        if not isinstance(value, Tensor):
+            raise ModelFileError(f"{what} returned {type(value).__name__}, expected a tensor of one number")
+        if value.numel() != 1 or not value.is_floating_point():
+            raise ModelFileError(
+                f"{what} returned a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}, "
+                "expected one floating number",
+                hint="the mean over the batch, as `.mean()`",
+            )
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise ModelFileError(
+                f"{what} returned a number that does not depend on the weights, so that nothing can be learnt",
+                hint="compute it from what `model(**inputs)` returns, without `.detach()`, `.item()` or `no_grad`",
+            )
+        value = value.reshape(()).float()
+        return value if total is None else value * count_samples((dict(inputs), target)) / total
+
+    return own
 
 
 def pick_output(returned: Any, section: LossSection) -> Tensor:
@@ -83,14 +154,16 @@ def loss(
             value = F.l1_loss(output, _like(target, output), reduction=reduction)
         case "smooth_l1":
             value = F.smooth_l1_loss(output, _like(target, output), reduction=reduction)
+        case "function":
+            raise ValueError("a function of model.py takes the model: `batch_loss` calls it")
     return value if total is None else value / total
 
 
-def total_weight(target: Tensor, section: LossSection, weights: Tensor | None = None) -> Tensor:
+def total_weight(batch: Sample, section: LossSection, weights: Tensor | None = None) -> Tensor:
     """What the mean of a batch's losses divides by: a count, or the sum of the weights of its classes.
 
     Args:
-        target: of the whole batch, as `loss` takes it.
+        batch: the whole one; a function of model.py is taken to give the mean over its samples.
         section: which loss.
         weights: of each class.
 
@@ -99,9 +172,12 @@ def total_weight(target: Tensor, section: LossSection, weights: Tensor | None = 
 
     Example:
         >>> weights = torch.tensor([1.0, 5.0])
-        >>> total_weight(torch.tensor([0, 1, 1]), LossSection(name="nll"), weights)
+        >>> total_weight(({"x": torch.zeros(3, 2)}, torch.tensor([0, 1, 1])), LossSection(name="nll"), weights)
         tensor(11.)
     """
+    if section.name == "function":
+        return torch.tensor(float(count_samples(batch)), device=next(iter(batch[0].values())).device)
+    target: Tensor = batch[1]
     if section.name in ("nll", "cross_entropy"):
         if target.is_floating_point():  # a probability for each class: torch divides by the samples, weighted or not
             return torch.tensor(float(target.numel() // target.shape[1]), device=target.device)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from py_authoring import recipe_problems, recipe_toml
 from py_authoring.errors import NotFoundError, RecipeError
-from py_authoring.recipe_sections import CLASSIFICATION_METRICS, TAGS, VARIANTS, Recipe
+from py_authoring.recipe_sections import CLASSIFICATION_METRICS, REGRESSION_METRICS, TAGS, VARIANTS, Recipe
 
 __all__ = ["FLAGS", "Recipe", "ResolvedRecipe", "find_model", "flatten", "load_recipe", "model_names"]
 
@@ -184,7 +184,7 @@ def _resolve(
         problems += [f"{place(path)}: {sentence}" for path, sentence in _contradictions(recipe)]
     if problems or recipe is None:
         raise _wrong(file, problems)
-    resolved = ResolvedRecipe(_with_absolute_path(recipe, directory, origin), {}, directory, directory.resolve().name)
+    resolved = ResolvedRecipe(_with_absolute_paths(recipe, directory, origin), {}, directory, directory.resolve().name)
     sources = {}
     for key in flatten(resolved.to_dict()):
         where = place(tuple(key.split("."))) if _is_given(document, key) else "default"
@@ -277,13 +277,21 @@ def _drop_keys_of_other_variant(
 
 def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     valid = recipe.metric_names if recipe.metrics is not None else ()
+    fitting = {"classification": CLASSIFICATION_METRICS, "regression": REGRESSION_METRICS, "other": ()}[recipe.task]
     for position, metric in enumerate(valid):
-        if (metric in CLASSIFICATION_METRICS) != (recipe.task == "classification"):
+        if metric not in fitting:
+            what = "metric_functions names your own" if recipe.task == "other" else f"a {recipe.task} loss"
             yield (
                 ("metrics", str(position)),
-                f"metrics has {metric}, which does not fit loss.name {recipe.loss.name} (a {recipe.task} loss)",
+                f"metrics has {metric}, which does not fit loss.name {recipe.loss.name} ({what})",
             )
+    taken = ("loss", *recipe.metric_names)
+    for position, name in enumerate(recipe.metric_functions):
+        if name in taken or name in recipe.metric_functions[:position] or not name.isidentifier():
+            why = "is no name of a function" if not name.isidentifier() else "is taken"
+            yield ("metric_functions", str(position)), f"metric_functions has {name!r}, which {why}"
     monitors = ["loss", *(name for name in recipe.metric_names if name != "confusion_matrix")]
+    monitors += recipe.metric_functions
     if recipe.training.monitor not in monitors:
         yield (
             ("training", "monitor"),
@@ -313,6 +321,8 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             ("loss", "class_weights"),
             f"loss.class_weights is for nll, cross_entropy and bce_with_logits, loss.name is {recipe.loss.name}",
         )
+    if recipe.loss.function != "loss" and recipe.loss.name != "function":
+        yield ("loss", "function"), f'loss.function is for loss.name = "function", loss.name is {recipe.loss.name}'
     if recipe.loss.label_smoothing and recipe.loss.name != "cross_entropy":
         yield (
             ("loss", "label_smoothing"),
@@ -321,13 +331,15 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 # A path in a recipe is meant from the recipe's folder, one on the command line from where it was typed.
-def _with_absolute_path(recipe: Recipe, directory: Path, origin: Mapping[tuple[str, ...], str]) -> Recipe:
-    path = getattr(recipe.data, "path", None)
-    if path is None:
-        return recipe
-    base = Path.cwd() if ("data", "path") in origin or ("data",) in origin else directory
-    data = recipe.data.model_copy(update={"path": str((base / Path(path).expanduser()).resolve())})
-    return recipe.model_copy(update={"data": data})
+def _with_absolute_paths(recipe: Recipe, directory: Path, origin: Mapping[tuple[str, ...], str]) -> Recipe:
+    sections = {}
+    for name, key in (("data", "path"), ("model", "weights")):
+        path = getattr(getattr(recipe, name), key, None)
+        if path is not None:
+            base = Path.cwd() if (name, key) in origin or (name,) in origin else directory
+            whole = str((base / Path(path).expanduser()).resolve())
+            sections[name] = getattr(recipe, name).model_copy(update={key: whole})
+    return recipe.model_copy(update=sections)
 
 
 # A section's kind goes before its other keys: choosing another kind clears the section.

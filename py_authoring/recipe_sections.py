@@ -37,6 +37,18 @@ class ModelSection(Section):
 
     class_name: str = Field(alias="class", min_length=1, description="name of the nn.Module class in model.py")
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the class")
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a state dict to start from, .safetensors, .pth or .pt; relative to the recipe, or to where the "
+        "command runs",
+    )
+    fresh: list[str] = Field(
+        default=[], description='parts that `weights` does not give, as `["fc"]` for other classes; `*` stands for any'
+    )
+    freeze: list[str] = Field(
+        default=[], description='parts that training leaves as they are, as `["conv1", "layer1"]`; `*` stands for any'
+    )
 
 
 class SplitSection(Section):
@@ -342,9 +354,14 @@ SchedulerSection = Annotated[
 class LossSection(Section):
     """The number that training makes small."""
 
-    name: Literal["nll", "cross_entropy", "bce_with_logits", "mse", "l1", "smooth_l1"] = Field(
+    name: Literal["nll", "cross_entropy", "bce_with_logits", "mse", "l1", "smooth_l1", "function"] = Field(
         default="cross_entropy",
-        description="nll takes log-probabilities, cross_entropy raw scores, as torch.nn.functional",
+        description="nll takes log-probabilities, cross_entropy raw scores, as torch.nn.functional; function: yours",
+    )
+    function: str = Field(
+        default="loss",
+        min_length=1,
+        description="for function: its name in model.py; takes (model, inputs, target), gives the mean of the batch",
     )
     output: int | str = Field(
         default=0, description="which of the model's outputs, by place or key, if it returns several"
@@ -408,6 +425,10 @@ class Recipe(Section):
     metrics: list[Metric] | None = Field(
         default=None, description="what is measured besides the loss; default: all that fit the loss"
     )
+    metric_functions: list[str] = Field(
+        default=[],
+        description="functions in model.py, each of which gives an Ignite Metric; monitored, higher is better",
+    )
     model: ModelSection = Field(description="the class in model.py")
     data: DataSection = Field(description="what is learnt from")
     training: TrainingSection = Field(
@@ -423,8 +444,10 @@ class Recipe(Section):
     )
 
     @property
-    def task(self) -> Literal["classification", "regression"]:
-        """What the loss makes of it."""
+    def task(self) -> Literal["classification", "regression", "other"]:
+        """What the loss makes of it; a function of one's own may mean anything."""
+        if self.loss.name == "function":
+            return "other"
         classification = self.loss.name in ("nll", "cross_entropy", "bce_with_logits")
         return "classification" if classification else "regression"
 
@@ -433,7 +456,7 @@ class Recipe(Section):
         """The metrics that are measured besides the loss, defaults filled in."""
         if self.metrics is not None:
             return tuple(self.metrics)
-        return CLASSIFICATION_METRICS if self.task == "classification" else ("mae", "rmse", "r2")
+        return {"classification": CLASSIFICATION_METRICS, "regression": ("mae", "rmse", "r2"), "other": ()}[self.task]
 
 
 #: Sections of which one key chooses the variant: section → (that key, its default).

@@ -22,6 +22,7 @@ from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
 from py_authoring.model_file import build_model
 from py_authoring.optimization import build_optimizer
+from py_authoring.pretrained import freeze
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.run_folder import Row
 from py_authoring.schedule import Schedule
@@ -199,12 +200,13 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
     model = build_model(resolved, splits.learnt).to(device)
+    frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = build_trainer(model, optimizer, resolved, device, weights)
+    trainer = build_trainer(model, optimizer, resolved, device, weights, frozen)
     batches = TrainingBatches(
         splits.train,
         recipe.training.batch_size,

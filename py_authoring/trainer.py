@@ -6,7 +6,7 @@ that comes out, and its gradient, are the whole batch's, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,8 +14,8 @@ from ignite.engine import Engine
 from torch import Tensor, nn
 
 from py_authoring import objective
-from py_authoring.data import Sample
-from py_authoring.errors import AuthoringError
+from py_authoring.data import Sample, count_samples
+from py_authoring.errors import AuthoringError, DataError
 from py_authoring.evaluation import failed, quiet, to_device
 from py_authoring.recipe import ResolvedRecipe
 
@@ -26,6 +26,7 @@ def build_trainer(
     resolved: ResolvedRecipe,
     device: torch.device,
     class_weights: Tensor | None = None,
+    frozen: Sequence[nn.Module] = (),
 ) -> Engine:
     """An Engine whose step gives the batch's loss as a float.
 
@@ -35,6 +36,7 @@ def build_trainer(
         resolved: the recipe.
         device: where batches go.
         class_weights: float32 `[classes]`, for the loss.
+        frozen: parts of the model that stay in evaluation mode.
 
     Raises:
         TrainingError: while it runs: the model or the loss raised.
@@ -42,31 +44,25 @@ def build_trainer(
     section, training = resolved.recipe.loss, resolved.recipe.training
     weights = class_weights.to(device) if class_weights is not None else None
     micro_batch_size = training.micro_batch_size
-    bf16 = training.precision == "bf16"
-
-    def forward(batch: Sample) -> Tensor:
-        inputs, _ = batch
-        if not bf16:
-            return objective.pick_output(model(**inputs), section)
-        with torch.autocast(device.type, torch.bfloat16):
-            output = objective.pick_output(model(**inputs), section)
-        return output.float()  # no loss is computed in bfloat16, whatever autocast's lists say of it
+    compute_loss = objective.batch_loss(resolved, weights, device if training.precision == "bf16" else None)
 
     def backward(batch: Sample) -> float:
-        if len(batch[1]) <= micro_batch_size:
-            loss = objective.loss(forward(batch), batch[1], section, weights)
+        if count_samples(batch) <= micro_batch_size:
+            loss = compute_loss(model, *batch)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.item()
-        total = objective.total_weight(batch[1], section, weights)
+        total = objective.total_weight(batch, section, weights)
         losses = []
         for part in micro_batches(batch, micro_batch_size):
-            loss = objective.loss(forward(part), part[1], section, weights, total)
+            loss = compute_loss(model, *part, total)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return torch.stack(losses).sum().item()
 
     def train_step(engine: Engine, batch: Sample) -> float:
         model.train()
+        for part in frozen:
+            part.eval()
         optimizer.zero_grad()
         try:
             loss = backward(to_device(batch, device))
@@ -91,9 +87,17 @@ def micro_batches(batch: Sample, size: int) -> Iterator[Sample]:
     Example:
         >>> [len(target) for _, target in micro_batches(({"x": torch.zeros(9, 2)}, torch.zeros(9)), 4)]
         [3, 3, 3]
+
+    Raises:
+        DataError: the target cannot be cut.
     """
-    inputs, target = batch
-    count = -(-len(target) // size)
-    bounds = [len(target) * part // count for part in range(count + 1)]
+    (inputs, target), samples = batch, count_samples(batch)
+    if not isinstance(target, Tensor | list) or len(target) != samples:
+        raise DataError(
+            f"training.accumulate cannot cut a batch whose target is a {type(target).__name__}",
+            hint="a collate of your own should give a tensor, or a list with one entry a sample",
+        )
+    count = -(-samples // size)
+    bounds = [samples * part // count for part in range(count + 1)]
     for start, stop in pairwise(bounds):
         yield {name: value[start:stop] for name, value in inputs.items()}, target[start:stop]

@@ -26,6 +26,7 @@ from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
 from py_authoring.learnt import learnt_of
 from py_authoring.loggers import logged
+from py_authoring.pretrained import load_pretrained
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -86,6 +87,7 @@ def train(
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
             session = open_session(resolved, checkpoint.new_run_folder(directory, run), say)
+            load_pretrained(session.model, resolved, say)
             saved = None
         else:
             folder = checkpoint.find_run(directory, run)

@@ -14,6 +14,7 @@ from py_authoring import checkpoint as checkpoints
 from py_authoring.errors import UsageError
 from py_authoring.learnt import learnt_of
 from py_authoring.model_file import build_model, load_module
+from py_authoring.pretrained import load_pretrained
 from py_authoring.recipe import ResolvedRecipe, load_recipe, override_recipe
 
 #: What `py-authoring import` calls the sentence about a file's origin in the model.py that it writes.
@@ -93,4 +94,6 @@ def load_weights(
 def _initial(resolved: ResolvedRecipe) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(resolved.recipe.training.seed)
-        return build_model(resolved).eval()
+        model = build_model(resolved)
+    load_pretrained(model, resolved)
+    return model.eval()

@@ -117,6 +117,7 @@ def or_say(write: Callable[[], Drawn], say: Callable[[str], None], what: str = "
 def _evidence_of(
     split: str, evaluation: Evaluation | None, checkpoint: str, data: str, after: int
 ) -> dict[str, dict[str, object]]:
-    if evaluation is None or evaluation.evidence is None:
+    if evaluation is None:
         return {}
-    return {split: {**evaluation.evidence.to_dict(), "checkpoint": checkpoint, "data": data, "after": after}}
+    seen = evaluation.evidence.to_dict() if evaluation.evidence is not None else {}
+    return {split: {**seen, "checkpoint": checkpoint, "data": data, "after": after}}

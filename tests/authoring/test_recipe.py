@@ -54,7 +54,7 @@ did you mean recall?
 13: training.patience is true; expected a whole number
 15: optimizer.name is "adma"; expected adam, adamw, sgd, rmsprop or adadelta; did you mean adam?
 16: missing key scheduler.period: epochs until the floor is reached
-19: loss.name is "mze"; expected nll, cross_entropy, bce_with_logits, mse, l1 or smooth_l1; did you mean mse?
+19: loss.name is "mze"; expected nll, cross_entropy, bce_with_logits, mse, l1, smooth_l1 or function; did you mean mse?
 21: unknown key export.image.colour; did you mean color?
 22: export.dynamic.x is 3; expected a table
 23: unknown key exprot; did you mean export?
