@@ -148,6 +148,9 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
     pad_values: Mapping[str, float] = getattr(dataset, "pad_values", {})
 
     def join(samples: Sequence[Sample]) -> Sample:
+        if not samples:  # a process's part of a batch that has fewer samples than there are processes
+            like, target = join([read_sample(dataset, 0)])
+            return {name: value[:0] for name, value in like.items()}, target[:0]
         inputs = {}
         for name in samples[0][0]:
             values = [sample[0][name] for sample in samples]
@@ -160,10 +163,22 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
     return join
 
 
-def batches(dataset: Samples, batch_size: int) -> DataLoader[Sample]:
-    """All samples in order, for evaluating; takes nothing from torch's global generator."""
+def batches(dataset: Samples, batch_size: int, part: int = 0, parts: int = 1) -> DataLoader[Sample]:
+    """All samples in order, for evaluating; takes nothing from torch's global generator.
+
+    Args:
+        dataset: the samples.
+        batch_size: samples in a batch; the last may be smaller.
+        part: which of `parts` shares of the batches; of fewer batches than parts each share has all.
+        parts: how many shares there are.
+    """
+    starts = range(0, len(dataset), batch_size)
+    chosen = starts[part::parts] if len(starts) >= parts else starts
     return DataLoader(
-        _Reading(dataset), batch_size=batch_size, collate_fn=collate(dataset), generator=torch.Generator()
+        _Reading(dataset),
+        batch_sampler=[list(range(start, min(start + batch_size, len(dataset)))) for start in chosen],
+        collate_fn=collate(dataset),
+        generator=torch.Generator(),
     )
 
 
@@ -206,16 +221,24 @@ class TrainingBatches:
         seed: with the epoch's number it gives the order.
         iterations_done: called when an epoch's batches are asked for: how many iterations lie behind.
         workers: processes that read ahead; 0: none.
+        part: the samples of a batch that are read; default: all.
     """
 
     def __init__(
-        self, dataset: Samples, batch_size: int, seed: int, iterations_done: Callable[[], int], workers: int = 0
+        self,
+        dataset: Samples,
+        batch_size: int,
+        seed: int,
+        iterations_done: Callable[[], int],
+        workers: int = 0,
+        part: Callable[[Sequence[int]], list[int]] = list,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.iterations_done = iterations_done
         self.workers = workers
+        self.part = part
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -230,15 +253,16 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Sample]:
         epoch, skip = divmod(self.iterations_done(), len(self))
+        chosen = [self.part(batch) for batch in self.order(epoch)[skip:]]
         if self.workers:
             from py_authoring.data_workers import read_ahead
 
-            return read_ahead(self.dataset, self.order(epoch)[skip:], self.seed, epoch, self.workers)
+            return read_ahead(self.dataset, chosen, self.seed, epoch, self.workers)
         # A DataLoader draws a seed when it starts; from a generator of its own, or a resumed run would draw once more.
         return iter(
             DataLoader(
                 _Reading(self.dataset),
-                batch_sampler=self.order(epoch)[skip:],
+                batch_sampler=chosen,
                 collate_fn=collate(self.dataset),
                 generator=torch.Generator(),
             )

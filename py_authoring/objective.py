@@ -74,6 +74,21 @@ def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor |
             return F.smooth_l1_loss(output, _like(target, output))
 
 
+def weight(output: Tensor, target: Tensor, section: LossSection, weights: Tensor | None = None) -> float:
+    """What `loss` divides by: how much its mean counts among those of other parts of the same batch.
+
+    Example:
+        >>> weight(torch.rand(3, 2), torch.tensor([0, 1, 1]), LossSection(name="nll"), torch.tensor([1.0, 5.0]))
+        11.0
+    """
+    if section.name in ("nll", "cross_entropy"):
+        counted = target[target != -100]  # torch's mark for a target that does not count
+        return float(counted.numel() if weights is None else weights[counted].sum())
+    if section.name == "bce_with_logits" and weights is not None:
+        return float((weights[0] + (weights[1] - weights[0]) * _like(target, output)).sum())
+    return float(output.numel())
+
+
 def class_weights(section: LossSection, classes: int | None, class_counts: Sequence[int] | None) -> Tensor | None:
     """The weights that `loss.class_weights` asks for, float32 `[classes]`; None if it asks for none.
 

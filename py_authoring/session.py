@@ -13,8 +13,8 @@ from ignite.engine import Engine
 from ignite.handlers import Checkpoint
 
 from py_authoring import checkpoint, objective, resuming, runs
-from py_authoring.data import Sample, Splits, TrainingBatches, load_splits
-from py_authoring.device import choose_device
+from py_authoring.data import Sample, Samples, Splits, TrainingBatches, load_splits
+from py_authoring.distributed import Group
 from py_authoring.errors import AuthoringError, RecipeError, ResumeError, TrainingError
 from py_authoring.evaluation import build_evaluator, count_classes, failed, quiet, to_device
 from py_authoring.handlers import RunningLoss, Say
@@ -42,6 +42,7 @@ class Session:
     say: Say
     data_sha256: str
     running_loss: RunningLoss = field(default_factory=RunningLoss)
+    group: Group = field(default_factory=Group)
     history: list[Row] = field(default_factory=list)
 
     @property
@@ -112,7 +113,8 @@ class Session:
         epochs = max(self.resolved.recipe.training.epochs, saved["epoch"] + 1)
         state = {"iteration": saved["iteration"], "epoch_length": len(self.batches), "max_epochs": epochs}
         self.trainer.load_state_dict(state)
-        resuming.set_random_state(saved["random"])
+        if self.group.leads:  # the others draw anew in each iteration
+            resuming.set_random_state(saved["random"])
 
     def check_finite(self) -> None:
         """Raises `TrainingError` when a weight is NaN or infinite: no checkpoint may hold such."""
@@ -146,6 +148,7 @@ class Session:
             "learnt": self._learnt,
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            "processes": self.group.size,
         }
 
 
@@ -160,7 +163,14 @@ class Saved:
         return self._value()
 
 
-def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learnt | None = None) -> Session:
+def open_session(
+    resolved: ResolvedRecipe,
+    folder: Path,
+    say: Say,
+    learnt: Learnt | None = None,
+    group: Group | None = None,
+    device: torch.device | None = None,
+) -> Session:
     """Loads the data, seeds, and builds model, optimizer, trainer and evaluator; writes nothing.
 
     Args:
@@ -168,6 +178,8 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         folder: the run's.
         say: takes each line for a person.
         learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
+        group: the processes that train together; default: this one alone.
+        device: where this process trains; default: the recipe's.
 
     Raises:
         NotFoundError, DataError, ModelFileError, DeviceError: what is wrong with the recipe's world.
@@ -175,20 +187,22 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     recipe = resolved.recipe
     _check_task(resolved)
     splits = load_splits(resolved, learnt)
-    device = choose_device(recipe.training.device)
+    group = group or Group()
+    device = device or group.choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     resuming.seed_everything(0)  # a dataset of the user's own may draw, and must give the same fingerprint each time
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
-    model = build_model(resolved, splits.learnt).to(device)
+    model = group.synchronise(build_model(resolved, splits.learnt).to(device))
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = _build_trainer(model, optimizer, resolved, device, weights)
+    trainer = _build_trainer(model, optimizer, resolved, device, weights, group, splits.train)
+    group.attach(trainer, recipe.training.seed)
     return Session(
         resolved=resolved,
         folder=folder,
@@ -205,9 +219,12 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
             recipe.training.seed,
             lambda: trainer.state.iteration,
             recipe.training.workers,
+            group.part,
         ),
         say=say,
         data_sha256=data_sha256,
+        running_loss=RunningLoss(group.count),
+        group=group,
     )
 
 
@@ -227,18 +244,23 @@ def _build_trainer(
     optimizer: torch.optim.Optimizer,
     resolved: ResolvedRecipe,
     device: torch.device,
-    class_weights: torch.Tensor | None = None,
+    class_weights: torch.Tensor | None,
+    group: Group,
+    samples: Samples,
 ) -> Engine:
     section, clip_norm = resolved.recipe.loss, resolved.recipe.training.clip_norm
     weights = class_weights.to(device) if class_weights is not None else None
+    pad_values: Mapping[str, float] = getattr(samples, "pad_values", {})
 
     def train_step(engine: Engine, batch: Sample) -> float:
         model.train()
         optimizer.zero_grad()
         try:
-            inputs, target = to_device(batch, device)
-            loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
-            loss.backward()  # type: ignore[no-untyped-call]
+            inputs, target = to_device(group.pad_alike(batch, pad_values), device)
+            output = objective.pick_output(model(**inputs), section) if group.computes(target) else None
+            loss = None if output is None else objective.loss(output, target, section, weights)
+            weight = objective.weight(output, target, section, weights) if group.size > 1 and output is not None else 0
+            loss = group.backward(model, loss, output, weight, len(target))
         except AuthoringError:
             raise
         except Exception as error:  # a user's model can raise anything
@@ -253,5 +275,5 @@ def _build_trainer(
 
 def checkpoint_handler(session: Session, filename: str, objects: Mapping[str, Any], **options: Any) -> Checkpoint:
     """An Ignite `Checkpoint` that keeps one file of that name, written durably."""
-    saver = checkpoint.FsyncSaver(session.folder / checkpoint.CHECKPOINTS)
+    saver = checkpoint.FsyncSaver(session.folder / checkpoint.CHECKPOINTS, writes=session.group.leads)
     return Checkpoint(dict(objects), saver, n_saved=1, filename_pattern=filename, **options)
