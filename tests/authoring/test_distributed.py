@@ -29,6 +29,11 @@ MODEL = """
 import os, signal, time
 import torch
 from torch import nn
+from py_authoring import run_folder
+from py_authoring.report import page
+
+run_folder.draw_confusion = lambda confusion, labels, split: b"picture"  # drawing takes longer than the training
+page.render_report = lambda run: "page"
 
 class Net(nn.Module):
     def __init__(self, dropout=0.0):
@@ -110,7 +115,7 @@ def assert_equal_to_rounding(one: Path, other: Path) -> None:
     for name, tensor in last(one)["model"].items():
         if name != "seen":  # a buffer is that of rank 0
             torch.testing.assert_close(last(other)["model"][name], tensor, rtol=1e-5, atol=1e-6)
-    assert len(rows(one)) == len(rows(other)) == 3
+    assert len(rows(one)) == len(rows(other)) > 0
     for mine, its in zip(rows(one), rows(other), strict=True):
         assert mine == pytest.approx(its, rel=1e-4, abs=1e-6)
 
@@ -181,43 +186,46 @@ def test_killed_process_is_named_and_the_resumed_run_is_bit_equal(
     assert not list(killed.rglob("*.tmp"))
 
 
-def test_what_one_process_raises_is_said_once_and_another_number_of_processes_goes_on(
+def test_what_one_process_raises_is_said_once(
     make_model: MakeModel, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    alone, broken = make_model("alone", RECIPE, MODEL), make_model("broken", RECIPE, MODEL)
-    train(alone, say=print)
+    make_model("broken", RECIPE.replace("batch_size = 5", "batch_size = 2"), MODEL)
     Path("raise").touch()
     command = [sys.executable, "-m", "py_authoring", "train", "broken", "--nproc", "2"]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=200)
     assert done.returncode == 1 and processes_below(tmp_path) == []
     errors = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(errors) == 1 and re.search(r"model\.py:\d+: while training: ValueError: a bad day", errors[0]), errors
     assert "Traceback" not in done.stderr
-    Path("raise").unlink()
-    said: list[str] = []
-    train(broken, resume=True, say=said.append)
-    assert "note: processes was 2, is now 1: the result may differ in the last bits" in said
-    assert_equal_to_rounding(alone, broken)
 
 
-def test_signal_stops_all_processes_after_the_same_iteration(
+def test_signal_stops_all_after_the_same_iteration_and_one_process_goes_on(
     make_model: MakeModel, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    folder = make_model("stopped", RECIPE.replace("checkpoint_every = 1", "checkpoint_every = 1000"), MODEL)
+    alone, folder = make_model("alone", RECIPE, MODEL), make_model("stopped", RECIPE, MODEL)
     Path("slow").touch()
     command = [sys.executable, "-m", "py_authoring", "train", "stopped", "--nproc", "2", "--epochs", "100000"]
+    command += ["--set", "training.checkpoint_every=1000"]
     process = subprocess.Popen(command, env=environment, text=True, stdout=-1, stderr=-1)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("epoch 2/"):
             break
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=30)[1]
+    said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "Traceback" not in said, said
     assert said.count("SIGTERM: saving a checkpoint") == said.count("error: interrupted at iteration") == 1
-    assert f"at iteration {last(folder)['iteration']}," in said
+    iteration = last(folder)["iteration"]
+    assert f"at iteration {iteration}," in said
     assert read_state(checkpoint.find_run(folder)).state == "interrupted"
     assert processes_below(tmp_path) == []
+    Path("slow").unlink()
+    lines: list[str] = []
+    epochs = iteration // 5 + 1
+    train(folder, resume=True, epochs=epochs, say=lines.append)
+    assert "note: processes was 2, is now 1: the result may differ in the last bits" in lines
+    train(alone, epochs=epochs, say=print)
+    assert_equal_to_rounding(alone, folder)
 
 
 def test_slices_of_a_batch_are_the_batch() -> None:
