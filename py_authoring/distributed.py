@@ -208,7 +208,7 @@ class Group:
         sizes = [len(Group(rank, self.size).part(range(batch_size))) for rank in range(self.size)]
         each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{min(sizes)} or {max(sizes)}"
         lines = [
-            f"{self.size} processes ({idist.backend()}): batch {batch_size} in all, {each} a process, lr {lr:g}; "
+            f"{self.size} processes ({idist.backend()}): batch {batch_size} in all, {each} a process, lr {lr:.4g}; "
             "nothing is scaled"
         ]
         layers = list(model.modules())

@@ -237,7 +237,8 @@ def work() -> None:
     parent = Connection(int(sys.argv[1]), readable=False)
     arguments = json.loads(sys.stdin.readline())
     sys.argv[:] = arguments.pop("argv")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    orphaned = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(orphaned,), daemon=True).start()
 
     def tell(word: str, value: Any, trace: str | None = None) -> None:
         with contextlib.suppress(OSError):  # nobody listens any more
@@ -254,15 +255,17 @@ def work() -> None:
         text = (str(error).strip() or "no message").splitlines()[0]
         tell("end", AuthoringError(f"{type(error).__name__}: {text}"), traceback.format_exc())
         sys.exit(1)
-    if rank() == 0:
-        tell("end", run)
+    else:
+        tell("end", run if rank() == 0 else None)
+    finally:
+        if orphaned.is_set():  # the one who made the folder cannot remove it
+            shutil.rmtree(Path(os.environ[_STORE].removeprefix("file://")).parent, ignore_errors=True)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(orphaned: threading.Event) -> None:
     while os.read(0, 1):
         pass
-    if (address := store()) is not None:  # the one who made its folder cannot remove it now
-        shutil.rmtree(Path(address.removeprefix("file://")).parent, ignore_errors=True)
+    orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_END)
     os._exit(1)

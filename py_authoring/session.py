@@ -70,7 +70,7 @@ class Session:
             "scheduler": self.scheduler,
             "running_loss": self.running_loss,
             "history": Saved(lambda: list(self.history)),
-            "random": Saved(resuming.random_state),
+            "random": Saved(resuming.random_state if self.group.leads else dict),
         }
 
     def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:

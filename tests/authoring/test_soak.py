@@ -32,7 +32,8 @@ from py_authoring import checkpoint, run_folder
 from py_authoring.report import page
 from py_authoring.training import train
 
-kills, overrides = int(sys.argv[1]), ["training.checkpoint_every=3", "training.epochs=20"]
+kills = int(sys.argv[1])
+overrides = ["training.checkpoint_every=3", f"training.epochs={4 * kills}"]
 run_folder.draw_confusion = lambda confusion, labels, split: b"picture"  # drawing takes longer than the training
 page.render_report = lambda run: "page"
 torch.optim.Adam([torch.zeros(1)])  # imports what torch's first optimizer imports
@@ -68,7 +69,7 @@ draw, done, litter, equal, damaged, positions = random.Random(int(sys.argv[2])),
 while True:
     process = start()
     if done < kills:
-        time.sleep(draw.uniform(0, seconds / 2))
+        time.sleep(draw.uniform(0, 1.6 * seconds / kills))  # about all of them within one training
         os.kill(process, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if code == -signal.SIGKILL:
