@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import math
 import os
 import re
 import signal
@@ -158,41 +157,56 @@ class Group:
         """Whether this process has something to compute; where BatchNorm layers wait for each other, all have."""
         return len(target) > 0 or self._synchronised
 
-    def backward(
-        self, model: nn.Module, loss: Tensor | None, output: Tensor | None, weight: float, samples: int
-    ) -> Tensor:
-        """Gradients of the mean loss of the whole batch, the same in each process; passes on a wish to stop.
+    def share_out(self, weight: Tensor, samples: int) -> Tensor:
+        """What the losses of all processes are divided by, so that they sum up to the mean loss of the whole batch.
+
+        Before the model is called; passes on a wish to stop.
 
         Args:
-            model: gets them, and the floating-point buffers of rank 0, as torch's DistributedDataParallel does it.
-            loss: the mean loss of this process's samples, shape `[]`; None if it computed nothing.
-            output: of the model, from which `loss` follows.
-            weight: of what `loss` is the mean: the sum of the samples' weights.
-            samples: how many samples this process had.
+            weight: `objective.total_weight` of this process's slice, shape `[]`.
+            samples: how many are in the slice.
 
         Returns:
-            The mean loss of the whole batch, shape `[]`.
+            The sum of all weights, of weight's type and shape.
 
         Raises:
             LostProcessError: a process has ended.
         """
-        if self.size == 1:
-            assert loss is not None
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
         heard = self._stop is not None and self._stop.heard is not None
-        of_loss = float(loss.detach()) * weight if loss is not None and weight else 0.0
-        told = self._reduce(torch.tensor([weight, of_loss, samples, heard], dtype=torch.float64))
-        total, loss_sum, count, wish = told.tolist()
+        told = self._reduce(torch.tensor([float(weight), samples, heard], dtype=torch.float64))
+        total, count, wish = told.tolist()
         self._samples = round(count)
         self._hear(wish)
-        share = weight / total if total else math.nan
-        if loss is not None and output is not None:
-            # before the way back, not after: BatchNorm layers that are synchronised add the others' to it
-            part = loss * share if weight or not total else output.sum() * 0
-            part.backward()  # type: ignore[no-untyped-call]
-        self._sum_gradients(model)
-        return torch.tensor(loss_sum / total if total else math.nan)
+        return torch.full_like(weight, total)
+
+    def sum_up(self, model: nn.Module, loss: Tensor | None) -> Tensor:
+        """Makes the gradients of each process those of all together, after the way back.
+
+        Args:
+            model: gets them, and the floating-point buffers of rank 0, as torch's DistributedDataParallel does it.
+            loss: of this process's slice, shape `[]`; None if it computed nothing.
+
+        Returns:
+            The sum of the losses, shape `[]`.
+
+        Raises:
+            LostProcessError: a process has ended.
+        """
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        told = [0.0 if loss is None else float(loss.detach()), *(each.grad is not None for each in parameters)]
+        sums = torch.tensor(told, dtype=torch.float32, device=parameters[0].device)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        for buffer in [] if self.leads else buffers:  # a sum to which one process alone adds
+            buffer.zero_()
+        self._sum_in_place([sums, *gradients, *buffers])
+        for parameter, count in zip(parameters, sums[1:].tolist(), strict=True):
+            if not count:  # no process used it: the optimizer is to pass it over
+                parameter.grad = None
+        return sums[0]
 
     def agree_to_stop(self, stop: StopSignal) -> bool:
         """Whether a signal was heard, by any process."""
@@ -233,22 +247,6 @@ class Group:
             raise _lost() from error
         assert isinstance(reduced, Tensor)
         return reduced
-
-    def _sum_gradients(self, model: nn.Module) -> None:
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        used = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.float32)
-        used = used.to(parameters[0].device)
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        sums = [used, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
-        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        for buffer in [] if self.leads else buffers:  # a sum to which one process alone adds
-            buffer.zero_()
-        self._sum_in_place([*sums, *buffers])
-        for parameter, count in zip(parameters, used.tolist(), strict=True):
-            if not count:  # no process used it: the optimizer is to pass it over
-                parameter.grad = None
 
     # One call for all tensors of a type: one for each would cost a network's delay each.
     @torch.no_grad()

@@ -16,6 +16,8 @@ from py_authoring.errors import DataError, ModelFileError, RecipeError
 from py_authoring.learnt import balanced_weights
 from py_authoring.recipe_sections import LossSection
 
+_IGNORED = -100  # torch's ignore_index: a target that no loss counts
+
 
 def pick_output(returned: Any, section: LossSection) -> Tensor:
     """The output that the loss is about: the tensor itself, or the one at `loss.output` of several.
@@ -38,7 +40,9 @@ def pick_output(returned: Any, section: LossSection) -> Tensor:
     return picked
 
 
-def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor | None = None) -> Tensor:
+def loss(
+    output: Tensor, target: Tensor, section: LossSection, weights: Tensor | None = None, total: Tensor | None = None
+) -> Tensor:
     """The mean loss of a batch.
 
     Args:
@@ -47,6 +51,8 @@ def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor |
         section: which loss.
         weights: of each class, float32 `[classes]`: the mean is then a weighted one, as torch's. Of the losses of
             numbers none takes any.
+        total: `total_weight` of the batch that this one is a part of: the losses of all parts then sum up to the mean
+            of the whole.
 
     Returns:
         A tensor of shape `[]`.
@@ -55,38 +61,55 @@ def loss(output: Tensor, target: Tensor, section: LossSection, weights: Tensor |
         >>> loss(torch.tensor([[1.0], [2.0]]), torch.tensor([1.0, 4.0]), LossSection(name="mse"))
         tensor(2.)
     """
+    reduction = "mean" if total is None else "sum"
     match section.name:
         case "nll":
-            return F.nll_loss(output, target, weights)
+            value = F.nll_loss(output, target, weights, reduction=reduction)
         case "cross_entropy":
-            return F.cross_entropy(output, target, weights, label_smoothing=section.label_smoothing)
+            value = F.cross_entropy(
+                output, target, weights, label_smoothing=section.label_smoothing, reduction=reduction
+            )
         case "bce_with_logits":
             expected = _like(target, output)
             if weights is None:
-                return F.binary_cross_entropy_with_logits(output, expected)
-            each = weights[0] + (weights[1] - weights[0]) * expected
-            return (each * F.binary_cross_entropy_with_logits(output, expected, reduction="none")).sum() / each.sum()
+                value = F.binary_cross_entropy_with_logits(output, expected, reduction=reduction)
+            else:
+                each = weights[0] + (weights[1] - weights[0]) * expected
+                value = (each * F.binary_cross_entropy_with_logits(output, expected, reduction="none")).sum()
+                value = value / each.sum() if total is None else value
         case "mse":
-            return F.mse_loss(output, _like(target, output))
+            value = F.mse_loss(output, _like(target, output), reduction=reduction)
         case "l1":
-            return F.l1_loss(output, _like(target, output))
+            value = F.l1_loss(output, _like(target, output), reduction=reduction)
         case "smooth_l1":
-            return F.smooth_l1_loss(output, _like(target, output))
+            value = F.smooth_l1_loss(output, _like(target, output), reduction=reduction)
+    return value if total is None else value / total
 
 
-def weight(output: Tensor, target: Tensor, section: LossSection, weights: Tensor | None = None) -> float:
-    """What `loss` divides by: how much its mean counts among those of other parts of the same batch.
+def total_weight(target: Tensor, section: LossSection, weights: Tensor | None = None) -> Tensor:
+    """What the mean of a batch's losses divides by: a count, or the sum of the weights of its classes.
+
+    Args:
+        target: of the whole batch, as `loss` takes it.
+        section: which loss.
+        weights: of each class.
+
+    Returns:
+        float32 of shape `[]`.
 
     Example:
-        >>> weight(torch.rand(3, 2), torch.tensor([0, 1, 1]), LossSection(name="nll"), torch.tensor([1.0, 5.0]))
-        11.0
+        >>> weights = torch.tensor([1.0, 5.0])
+        >>> total_weight(torch.tensor([0, 1, 1]), LossSection(name="nll"), weights)
+        tensor(11.)
     """
     if section.name in ("nll", "cross_entropy"):
-        counted = target[target != -100]  # torch's mark for a target that does not count
-        return float(counted.numel() if weights is None else weights[counted].sum())
-    if section.name == "bce_with_logits" and weights is not None:
-        return float((weights[0] + (weights[1] - weights[0]) * _like(target, output)).sum())
-    return float(output.numel())
+        if target.is_floating_point():  # a probability for each class: torch divides by the samples, weighted or not
+            return torch.tensor(float(target.numel() // target.shape[1]), device=target.device)
+        counted = target[target != _IGNORED]
+        return torch.tensor(float(len(counted)), device=target.device) if weights is None else weights[counted].sum()
+    if weights is not None:
+        return (weights[0] + (weights[1] - weights[0]) * target.to(weights.dtype)).sum()
+    return torch.tensor(float(target.numel()), device=target.device)
 
 
 def class_weights(section: LossSection, classes: int | None, class_counts: Sequence[int] | None) -> Tensor | None:

@@ -252,15 +252,25 @@ def _build_trainer(
     weights = class_weights.to(device) if class_weights is not None else None
     pad_values: Mapping[str, float] = getattr(samples, "pad_values", {})
 
+    def together(batch: Sample) -> torch.Tensor:
+        (inputs, target), loss = batch, None
+        total = group.share_out(objective.total_weight(target, section, weights), len(target))
+        if group.computes(target):
+            output = objective.pick_output(model(**inputs), section)
+            loss = objective.loss(output, target, section, weights, total)
+            loss.backward()  # type: ignore[no-untyped-call]
+        return group.sum_up(model, loss)
+
     def train_step(engine: Engine, batch: Sample) -> float:
         model.train()
         optimizer.zero_grad()
         try:
-            inputs, target = to_device(group.pad_alike(batch, pad_values), device)
-            output = objective.pick_output(model(**inputs), section) if group.computes(target) else None
-            loss = None if output is None else objective.loss(output, target, section, weights)
-            weight = objective.weight(output, target, section, weights) if group.size > 1 and output is not None else 0
-            loss = group.backward(model, loss, output, weight, len(target))
+            if group.size > 1:
+                loss = together(to_device(group.pad_alike(batch, pad_values), device))
+            else:
+                inputs, target = to_device(batch, device)
+                loss = objective.loss(objective.pick_output(model(**inputs), section), target, section, weights)
+                loss.backward()  # type: ignore[no-untyped-call]
         except AuthoringError:
             raise
         except Exception as error:  # a user's model can raise anything
