@@ -1,6 +1,6 @@
 # `make` does what CI does. Every target installs what it needs by itself, into .venv and target/ and nowhere else.
 .DEFAULT_GOAL := help
-.PHONY: help setup build wheel demo test test-python test-rust bench bench-training soak fuzz lint dist clean
+.PHONY: help setup build wheel demo test test-python test-rust bench bench-training soak soak-train fuzz lint dist clean
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -70,6 +70,10 @@ bench-training: setup $(VENV)/.tables ## the training loop beside one written by
 
 soak: wheel ## resident memory over millions of calls and changing shapes, as a picture (15 minutes)
 	@python benches/soak.py
+
+KILLS ?= 50
+soak-train: wheel $(VENV)/.tables ## a training killed KILLS times at random, alone and in two processes, and resumed (5 minutes)
+	@KILLS=$(KILLS) pytest -s tests/authoring/test_soak.py
 
 MINUTES ?= 1
 fuzz: build ## every reader of foreign bytes, then mutants of whole archives, each for MINUTES (nightly, cargo-fuzz)

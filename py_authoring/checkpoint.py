@@ -33,14 +33,20 @@ class FsyncSaver(BaseSaveHandler):
     """Writes what an Ignite `Checkpoint` saves, so that a kill or a full disk leaves the old file or the new one.
 
     Ignite's own `DiskSaver` never calls fsync, and a kill leaves its temporary file behind.
+
+    Args:
+        folder: where to.
+        writes: whether this process is the one of its training that writes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
         """Writes `filename` in the folder."""
-        save_checkpoint(checkpoint, self.folder / filename)
+        if self.writes:
+            save_checkpoint(checkpoint, self.folder / filename)
 
     def remove(self, filename: str) -> None:
         """Nothing: Ignite asks for it before it saves under the same name, and the rename replaces the file."""

@@ -153,9 +153,6 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
     Else inputs are stacked, or padded at the end where its `pad_values` says so; targets are stacked, and those that
     are dicts, whose tensors differ in size, become a list.
     """
-    own: Callable[[Sequence[Sample]], Sample] | None = getattr(dataset, "collate", None)
-    if own is not None:
-        return own
     pad_values: Mapping[str, float] = getattr(dataset, "pad_values", {})
 
     def join(samples: Sequence[Sample]) -> Sample:
@@ -171,7 +168,16 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
             return inputs, targets
         return inputs, torch.stack([torch.as_tensor(target) for target in targets])
 
-    return join
+    make: Callable[[Sequence[Sample]], Sample] = getattr(dataset, "collate", join)
+
+    def join_any(samples: Sequence[Sample]) -> Sample:
+        if samples:
+            return make(samples)
+        # a process's part of a batch that has fewer samples than there are processes
+        like, target = make([read_sample(dataset, 0)])
+        return {name: value[:0] for name, value in like.items()}, target[:0]
+
+    return join_any
 
 
 def count_samples(batch: Sample) -> int:
@@ -184,10 +190,22 @@ def count_samples(batch: Sample) -> int:
     return len(next(iter(batch[0].values())))
 
 
-def batches(dataset: Samples, batch_size: int) -> DataLoader[Sample]:
-    """All samples in order, for evaluating; takes nothing from torch's global generator."""
+def batches(dataset: Samples, batch_size: int, part: int = 0, parts: int = 1) -> DataLoader[Sample]:
+    """All samples in order, for evaluating; takes nothing from torch's global generator.
+
+    Args:
+        dataset: the samples.
+        batch_size: samples in a batch; the last may be smaller.
+        part: which of `parts` shares of the batches; of fewer batches than parts each share has all.
+        parts: how many shares there are.
+    """
+    starts = range(0, len(dataset), batch_size)
+    chosen = starts[part::parts] if len(starts) >= parts else starts
     return DataLoader(
-        _Reading(dataset), batch_size=batch_size, collate_fn=collate(dataset), generator=torch.Generator()
+        _Reading(dataset),
+        batch_sampler=[list(range(start, min(start + batch_size, len(dataset)))) for start in chosen],
+        collate_fn=collate(dataset),
+        generator=torch.Generator(),
     )
 
 
@@ -230,16 +248,24 @@ class TrainingBatches:
         seed: with the epoch's number it gives the order.
         iterations_done: called when an epoch's batches are asked for: how many iterations lie behind.
         workers: processes that read ahead; 0: none.
+        part: the samples of a batch that are read; default: all.
     """
 
     def __init__(
-        self, dataset: Samples, batch_size: int, seed: int, iterations_done: Callable[[], int], workers: int = 0
+        self,
+        dataset: Samples,
+        batch_size: int,
+        seed: int,
+        iterations_done: Callable[[], int],
+        workers: int = 0,
+        part: Callable[[Sequence[int]], list[int]] = list,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
         self.iterations_done = iterations_done
         self.workers = workers
+        self.part = part
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -254,15 +280,16 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Sample]:
         epoch, skip = divmod(self.iterations_done(), len(self))
+        chosen = [self.part(batch) for batch in self.order(epoch)[skip:]]
         if self.workers:
             from py_authoring.data_workers import read_ahead
 
-            return read_ahead(self.dataset, self.order(epoch)[skip:], self.seed, epoch, self.workers)
+            return read_ahead(self.dataset, chosen, self.seed, epoch, self.workers)
         # A DataLoader draws a seed when it starts; from a generator of its own, or a resumed run would draw once more.
         return iter(
             DataLoader(
                 _Reading(self.dataset),
-                batch_sampler=self.order(epoch)[skip:],
+                batch_sampler=chosen,
                 collate_fn=collate(self.dataset),
                 generator=torch.Generator(),
             )

@@ -88,6 +88,10 @@ class TrainingError(AuthoringError, RuntimeError):
     """Training cannot go on: the loss is not finite, or the model raised."""
 
 
+class LostProcessError(TrainingError):
+    """Another process of the same training has ended, so that this one cannot go on; why is that one's to say."""
+
+
 class WriteError(AuthoringError, OSError):
     """A file could not be written; what was there before is untouched."""
 

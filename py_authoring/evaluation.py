@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from py_authoring import objective
 from py_authoring.data import Sample, Samples, batches, count_samples
 from py_authoring.data_workers import name_the_dead
+from py_authoring.distributed import name_the_lost
 from py_authoring.errors import AuthoringError, DataError, ModelFileError, TrainingError
 from py_authoring.evidence import Evidence
 from py_authoring.model_file import MODEL_FILE, call, find_function, first_line, where
@@ -213,14 +214,23 @@ def build_evaluator(
     return evaluator
 
 
-def run_evaluator(evaluator: Engine, dataset: Samples, resolved: ResolvedRecipe) -> dict[str, float]:
+def run_evaluator(
+    evaluator: Engine, dataset: Samples, resolved: ResolvedRecipe, part: int = 0, parts: int = 1
+) -> dict[str, float]:
     """Runs an evaluator over a dataset; gives `loss` and the recipe's metrics as numbers.
+
+    Args:
+        evaluator: what `build_evaluator` gave.
+        dataset: the samples.
+        resolved: the recipe.
+        part: which of `parts` shares is this process's; Ignite's metrics are those of all shares.
+        parts: how many processes evaluate.
 
     Raises:
         TrainingError: the model, the loss or a metric raised.
     """
     try:
-        state = evaluator.run(batches(dataset, resolved.recipe.training.batch_size))
+        state = evaluator.run(batches(dataset, resolved.recipe.training.batch_size, part, parts))
     except AuthoringError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -275,7 +285,8 @@ def to_device(batch: Sample, device: torch.device | str) -> Sample:
 
 def failed(error: Exception, resolved: ResolvedRecipe, doing: str) -> TrainingError:
     """What a user's model raised, as one sentence with the line of model.py where it passed through."""
-    died = name_the_dead(error)  # torch tells of a worker in whatever line the training is at
+    # torch tells of a worker, and of another process, in whatever line the training is at
+    died = name_the_dead(error) or name_the_lost(error)
     if died is not None:
         return died
     file = resolved.directory / MODEL_FILE

@@ -1,4 +1,4 @@
-"""Our own handlers for Ignite's Events: mean loss, progress, and stopping on a signal.
+"""Our own handlers for Ignite's Events: mean loss and progress.
 
 Those that a resumed run needs have `state_dict` and `load_state_dict`, as Ignite's own.
 """
@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType, TracebackType
 from typing import Any
 
 from ignite.engine import Engine
 from ignite.handlers.tqdm_logger import ProgressBar
 
 from py_authoring.data import count_samples
+from py_authoring.stopping import Say as Say
 
-Say = Callable[[str], None]
 _SECONDS_BETWEEN_LINES = 30.0
 # the first of these that was measured stands in the epoch's line
 _SHOWN = ("val_accuracy", "val_f1", "val_mae", "val_rmse", "val_loss")
@@ -30,9 +27,13 @@ class RunningLoss:
     """The mean training loss of the epoch so far, weighted by the number of samples.
 
     It is emptied when it is read at an epoch's end, not when one starts: an epoch that is resumed goes on counting.
+
+    Args:
+        count: the number of samples of which the last loss is the mean; default: those of the engine's batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, count: Callable[[Any], int] = count_samples) -> None:
+        self.count = count
         self.total = 0.0
         self.samples = 0
 
@@ -40,7 +41,7 @@ class RunningLoss:
         """Adds the loss of the iteration that has just ended."""
         batch: Any = engine.state.batch
         loss: Any = engine.state.output
-        samples = count_samples(batch)
+        samples = self.count(batch)
         self.total += loss * samples
         self.samples += samples
 
@@ -61,37 +62,6 @@ class RunningLoss:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state_dict` was taken."""
         self.total, self.samples = state["total"], state["samples"]
-
-
-class StopSignal:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after this iteration; the second ends the process at once.
-
-    Outside the main thread, where Python allows no signal handlers, it never hears anything.
-    """
-
-    def __init__(self, say: Say) -> None:
-        self.received: signal.Signals | None = None
-        self.deferred = False
-        self._say = say
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._hear)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if not self.deferred or self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        self._say(f"{self.received.name}: saving a checkpoint; once more ends at once")
 
 
 class Progress:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
+import ignite.distributed as idist
 import torch
 from ignite.metrics import Metric
 from torch import Tensor
@@ -41,7 +43,14 @@ class R2(Metric):
         self._count += len(target)
 
     def compute(self) -> float:
-        """R² of all that was seen."""
-        errors, total, squares = self._sums.tolist()
-        variance = squares - total * total / self._count if self._count else 0.0
+        """R² of all that was seen, by all processes."""
+        mine = torch.tensor([[self._count, self._shift, *self._sums.tolist()]], dtype=torch.float64)
+        seen = cast(Tensor, idist.all_gather(mine))
+        shift = float(seen[0, 1])
+        count = errors = total = squares = 0.0
+        for number, other, wrong, less, square in seen.tolist():
+            moved = other - shift  # the first target of each process is another
+            count, errors, total = count + number, errors + wrong, total + less + number * moved
+            squares += square + 2 * moved * less + number * moved * moved
+        variance = squares - total * total / count if count else 0.0
         return 1 - errors / variance if variance > 0 else math.nan

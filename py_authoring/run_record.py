@@ -24,6 +24,9 @@ def recorded(session: Session) -> Iterator[None]:
 
     A run that was there and is not gone on with, as it is refused or complete, keeps its state whatever is raised.
     """
+    if not session.group.leads:  # rank 0 does it
+        yield
+        return
     ours = not session.folder.exists()
     with contextlib.ExitStack() as stack:
 
@@ -53,6 +56,8 @@ def recorded(session: Session) -> Iterator[None]:
 
 def finished(session: Session, run: Run) -> Run:
     """The same run with the path of its report, which is written now."""
+    if not session.group.leads:
+        return run
     return replace(run, report=report.report_training(session, run.evaluation))
 
 

@@ -15,7 +15,7 @@ from ignite.handlers import Checkpoint
 from py_authoring import checkpoint, loggers, objective, resuming, runs
 from py_authoring.averaging import WeightAverage
 from py_authoring.data import Splits, TrainingBatches, load_splits
-from py_authoring.device import choose_device
+from py_authoring.distributed import Group
 from py_authoring.errors import RecipeError, ResumeError, TrainingError
 from py_authoring.evaluation import build_evaluator, count_classes
 from py_authoring.handlers import RunningLoss, Say
@@ -48,6 +48,7 @@ class Session:
     data_sha256: str
     average: WeightAverage | None = None
     running_loss: RunningLoss = field(default_factory=RunningLoss)
+    group: Group = field(default_factory=Group)
     history: list[Row] = field(default_factory=list)
     profile: TimeProfile = field(default_factory=TimeProfile)
 
@@ -60,6 +61,11 @@ class Session:
     def measured(self) -> torch.nn.Module:
         """What is validated, evaluated and exported: the model, or the one with the averaged weights."""
         return self.model if self.average is None else self.average.model
+
+    @property
+    def share_of_validation(self) -> tuple[int, int]:
+        """Which part of how many this process evaluates: all of it where a metric of the user's own sees all or none."""
+        return (0, 1) if self.resolved.recipe.metric_functions else (self.group.rank, self.group.size)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """How good an epoch was by `training.monitor`; higher is better."""
@@ -83,7 +89,7 @@ class Session:
             "scheduler": self.scheduler,
             "running_loss": self.running_loss,
             "history": Saved(lambda: list(self.history)),
-            "random": Saved(resuming.random_state),
+            "random": Saved(resuming.random_state if self.group.leads else dict),
         }
 
     def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
@@ -128,7 +134,8 @@ class Session:
         epochs = max(self.resolved.recipe.training.epochs, saved["epoch"] + 1)
         state = {"iteration": saved["iteration"], "epoch_length": len(self.batches), "max_epochs": epochs}
         self.trainer.load_state_dict(state)
-        resuming.set_random_state(saved["random"])
+        if self.group.leads:  # the others draw anew in each iteration
+            resuming.set_random_state(saved["random"])
 
     def check_finite(self) -> None:
         """Raises `TrainingError` when a weight is NaN or infinite: no checkpoint may hold such."""
@@ -162,6 +169,7 @@ class Session:
             "learnt": self._learnt,
             "torch": str(torch.__version__),
             "threads": torch.get_num_threads(),
+            "processes": self.group.size,
         }
 
 
@@ -176,7 +184,14 @@ class Saved:
         return self._value()
 
 
-def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learnt | None = None) -> Session:
+def open_session(
+    resolved: ResolvedRecipe,
+    folder: Path,
+    say: Say,
+    learnt: Learnt | None = None,
+    group: Group | None = None,
+    device: torch.device | None = None,
+) -> Session:
     """Loads the data, seeds, and builds model, optimizer, trainer and evaluator; writes nothing.
 
     Args:
@@ -184,6 +199,8 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         folder: the run's.
         say: takes each line for a person.
         learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
+        group: the processes that train together; default: this one alone.
+        device: where this process trains; default: the recipe's.
 
     Raises:
         NotFoundError, DataError, ModelFileError, DeviceError, UnavailableError: what is wrong with the recipe's world.
@@ -192,27 +209,32 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
     _check_task(resolved)
     loggers.check_installed(recipe.training.loggers)
     splits = load_splits(resolved, learnt)
-    device = choose_device(recipe.training.device)
+    group = group or Group()
+    device = device or group.choose_device(recipe.training.device)
     if device.type == "cuda":  # cuDNN's fastest algorithms add in an order that changes from run to run
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     resuming.seed_everything(0)  # a dataset of the user's own may draw, and must give the same fingerprint each time
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
-    model = build_model(resolved, splits.learnt).to(device)
+    model = group.synchronise(build_model(resolved, splits.learnt).to(device))
     frozen = freeze(model, recipe.model.freeze)
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
     counts = splits.learnt.class_counts if splits.learnt is not None else None
     weights = objective.class_weights(recipe.loss, classes, counts)
-    trainer = build_trainer(model, optimizer, resolved, device, weights, frozen)
+    trainer = build_trainer(
+        model, optimizer, resolved, device, weights, frozen, group, getattr(splits.train, "pad_values", {})
+    )
+    group.attach(trainer, recipe.training.seed)
     batches = TrainingBatches(
         splits.train,
         recipe.training.batch_size,
         recipe.training.seed,
         lambda: trainer.state.iteration,
         recipe.training.workers,
+        group.part,
     )
     average = WeightAverage(model, recipe.training.ema) if recipe.training.ema is not None else None
     measured = model if average is None else average.model
@@ -230,6 +252,8 @@ def open_session(resolved: ResolvedRecipe, folder: Path, say: Say, learnt: Learn
         say=say,
         data_sha256=data_sha256,
         average=average,
+        running_loss=RunningLoss(group.count),
+        group=group,
     )
 
 
@@ -250,4 +274,6 @@ def checkpoint_handler(
     """An Ignite `Checkpoint` that keeps `count` files of that name or pattern, written durably."""
     saver = checkpoint.FsyncSaver if count == 1 and "{" not in filename else checkpoint.KeepingSaver
     folder = session.folder / checkpoint.CHECKPOINTS
-    return Checkpoint(dict(objects), saver(folder), n_saved=count, filename_pattern=filename, **options)
+    return Checkpoint(
+        dict(objects), saver(folder, writes=session.group.leads), n_saved=count, filename_pattern=filename, **options
+    )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,33 @@ from ignite.handlers import Checkpoint, EarlyStopping, TerminateOnNan
 
 from py_authoring import atomic, checkpoint, resuming, run_record
 from py_authoring.data_workers import name_the_dead
+from py_authoring.distributed import group_of_this_process, name_the_lost
 from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
-from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
+from py_authoring.handlers import Progress, Say, print_to_stderr
+from py_authoring.launching import launch
 from py_authoring.learnt import learnt_of
 from py_authoring.loggers import logged
 from py_authoring.pretrained import load_pretrained
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
+from py_authoring.stopping import StopSignal, interruptible
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 @dataclass(frozen=True)
 class Handler:
-    """What happens at an event; handlers of one event run in the order of the list."""
+    """What happens at an event; handlers of one event run in the order of the list.
+
+    One that `writes` files or speaks has no part in the training itself: of several processes, rank 0 alone has it.
+    """
 
     name: str
     event: Events
     call: Callable[[Engine], None]
+    writes: bool = False
 
 
 def train(
@@ -53,6 +60,7 @@ def train(
     resume: bool = False,
     run: str | None = None,
     overrides: Sequence[str] = (),
+    nproc: int = 1,
     say: Say | None = None,
 ) -> Run:
     """Trains a model by its recipe, or goes on with its latest run.
@@ -69,6 +77,7 @@ def train(
         resume: go on with the latest run; the end is the same, bit for bit, as without a stop.
         run: the name of the new run, default: date and time; with `resume` the one to go on with, default: the latest.
         overrides: `key=value` texts.
+        nproc: in how many processes of this machine; the result is that of one, but for rounding and dropout.
         say: takes each line for a person; default: stderr.
 
     Raises:
@@ -80,28 +89,40 @@ def train(
     """
     say = say or print_to_stderr
     started = time.monotonic()
+    if nproc > 1:
+        values = {"epochs": epochs, "lr": lr, "seed": seed, "device": device, "resume": resume}
+        done: Run = launch(nproc, model, {**values, "run": run, "overrides": list(overrides)}, say)
+        return done
+    group = group_of_this_process()
+    if not group.leads:
+        say = _say_nothing
     flags = {"--epochs": epochs, "--lr": lr, "--seed": seed, "--device": device}
     directory = find_model(model)
-    with StopSignal(say) as stop, _interruptible(directory):
+    with group.stop_signal(say) as stop, interruptible(directory):
+        saved, learnt, changes = None, None, []
         if not resume:
             resolved = load_recipe(model, overrides=overrides, flags=flags)
             checkpoint.clear_stale(directory)
-            session = open_session(resolved, checkpoint.new_run_folder(directory, run), say)
-            load_pretrained(session.model, resolved, say)
-            saved = None
+            folder = checkpoint.new_run_folder(directory, run)
         else:
             folder = checkpoint.find_run(directory, run)
             checkpoint.clear_stale(directory)
             saved = checkpoint.load_checkpoint(checkpoint.find_checkpoint(directory, run=folder.name, which="last"))
+            learnt = learnt_of(saved)
             remembered = resuming.remembered_values(saved)
             resolved = load_recipe(model, overrides=overrides, flags=flags, remembered=remembered)
             changes = resuming.compare_recipes(checkpoint.recipe_of(saved, directory), resolved)
-            session = open_session(resolved, folder, say, learnt_of(saved))
+        chosen = group.choose_device(resolved.recipe.training.device)
+        with group.joined(chosen):
+            session = open_session(resolved, folder, say, learnt, group, chosen)
             for change in changes:
                 say(f"changed: {change}")
-        with run_record.recorded(session), logged(session):
-            _run(session, stop, saved)
-            done = _finish(session, time.monotonic() - started)
+            if saved is None:
+                load_pretrained(session.model, resolved, say)
+            with run_record.recorded(session), logged(session) if group.leads else nullcontext():
+                _run(session, stop, saved)
+                group.leave()
+                done = _finish(session, time.monotonic() - started)
         return run_record.finished(session, done)
 
 
@@ -170,7 +191,9 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         row["loss"] = session.running_loss.take()
         if session.evaluator is not None:
             session.check_finite()
-            metrics = run_evaluator(session.evaluator, session.splits.validation, session.resolved)
+            metrics = run_evaluator(
+                session.evaluator, session.splits.validation, session.resolved, *session.share_of_validation
+            )
             if not math.isfinite(metrics["loss"]):
                 raise session.not_finite("the validation loss")
             row |= {f"val_{name}": value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -191,15 +214,18 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def show(trainer: Engine) -> None:
         progress.show_epoch(session.history[-1])
 
+    def record(trainer: Engine) -> None:
+        write_history(session.folder, session.history)
+
     def stop_after_epoch(trainer: Engine) -> None:
-        if stop.received is not None:
+        if session.group.agree_to_stop(stop):
             trainer.terminate()
 
     handlers = [
         Handler("clock", Events.EPOCH_STARTED, start_epoch),
         Handler("terminate on NaN", Events.ITERATION_COMPLETED, terminate_on_nan),
         Handler("running loss", Events.ITERATION_COMPLETED, session.running_loss),
-        Handler("progress", Events.ITERATION_COMPLETED, progress.show_iteration),
+        Handler("progress", Events.ITERATION_COMPLETED, progress.show_iteration, writes=True),
         Handler("checkpoint within the epoch", Events.ITERATION_COMPLETED, save_within_epoch),
         Handler("validation", Events.EPOCH_COMPLETED, validate),
         Handler("best checkpoint", Events.EPOCH_COMPLETED, save_best),
@@ -213,26 +239,14 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         handlers.append(Handler("early stopping", Events.EPOCH_COMPLETED, early_stopping))
     handlers += [
         Handler("last checkpoint", Events.EPOCH_COMPLETED, save),
-        Handler("history", Events.EPOCH_COMPLETED, lambda trainer: write_history(session.folder, session.history)),
-        Handler("line", Events.EPOCH_COMPLETED, show),
+        Handler("history", Events.EPOCH_COMPLETED, record, writes=True),
+        Handler("line", Events.EPOCH_COMPLETED, show, writes=True),
         Handler("stop", Events.EPOCH_COMPLETED, stop_after_epoch),
     ]
+    if not session.group.leads:
+        return [handler for handler in handlers if not handler.writes], stateful
     progress.attach(session.trainer)
     return handlers, stateful
-
-
-# Before the first iteration, after the last, and on the second signal, Python's own interrupt comes through.
-@contextmanager
-def _interruptible(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        name = checkpoint.command_name(directory)
-        if checkpoint.list_runs(directory):
-            hint = f"`py-authoring train {name} --resume` goes on from the last checkpoint of the latest run"
-        else:
-            hint = f"nothing was written; `py-authoring train {name}` begins anew"
-        raise InterruptedRunError("interrupted", hint=hint) from error
 
 
 # The folder appears with a checkpoint of iteration 0 in it, so that every run there is can be resumed.
@@ -248,10 +262,11 @@ def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
-    if saved is None:
-        _begin(session, stateful)
-    else:
+    if saved is not None:
         session.restore(saved, stateful)
+    if session.group.leads and saved is None:
+        _begin(session, stateful)
+    elif session.group.leads:
         write_history(session.folder, session.history)  # a kill may have come between checkpoint and history
     _say_start(session, saved)
     session.profile.attach(session.trainer, first=True)
@@ -265,7 +280,7 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
     try:
         session.trainer.run(session.batches, max_epochs=training.epochs, epoch_length=len(session.batches))
     except RuntimeError as error:
-        died = None if isinstance(error, AuthoringError) else name_the_dead(error)
+        died = None if isinstance(error, AuthoringError) else name_the_dead(error) or name_the_lost(error)
         if died is None:
             raise
         raise died from error
@@ -283,19 +298,24 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         raise session.not_finite("the loss")
 
 
+def _say_nothing(text: str) -> None:
+    pass
+
+
 def _stopped_early(stateful: Mapping[str, Any], patience: int | None) -> bool:
     return patience is not None and stateful["early_stopping"].counter >= patience
 
 
 def _finish(session: Session, seconds: float) -> Run:
-    write_history(session.folder, session.history)
+    if session.group.leads:
+        write_history(session.folder, session.history)
     line = session.profile.line(session.resolved.recipe.training.workers)
     if line is not None:
         session.say(line)
     best = session.best_row()
     evaluation = None
     epoch = int(best["epoch"] or 0) if best is not None else None
-    if session.evaluator is not None and epoch is not None:
+    if session.evaluator is not None and epoch is not None and session.group.leads:
         file = session.folder / checkpoint.CHECKPOINTS / "best.pt"
         session.model.load_state_dict(checkpoint.load_checkpoint(file)["model"])
         evaluation = evaluate(
@@ -322,6 +342,8 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
         f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
         f"learning rate {session.resolved.recipe.optimizer.lr:g}{session.scheduler.describe()}"
     )
+    for line in session.group.describe(session.model, training.batch_size, session.optimizer.param_groups[0]["lr"]):
+        session.say(line)
     if saved is None:
         return
     done, within = divmod(saved["iteration"], len(session.batches))
@@ -330,6 +352,7 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
         session.say(f"run {session.folder.name} is complete: {done} of {training.epochs} epochs done")
     else:
         session.say(f"run {session.folder.name} goes on at {position}")
-    for what, now in (("torch", str(torch.__version__)), ("threads", torch.get_num_threads())):
-        if saved[what] != now:
+    facts = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "processes": session.group.size}
+    for what, now in facts.items():
+        if saved.get(what, now) != now:
             session.say(f"note: {what} was {saved[what]}, is now {now}: the result may differ in the last bits")
