@@ -64,7 +64,7 @@ class Session:
 
     @property
     def share_of_validation(self) -> tuple[int, int]:
-        """Which part of how many this process evaluates: all of it where a metric of the user's own sees all or none."""
+        """Which part of how many this process evaluates: all where a metric of the user's own needs all."""
         return (0, 1) if self.resolved.recipe.metric_functions else (self.group.rank, self.group.size)
 
     def score(self, row: Mapping[str, Any]) -> float:
