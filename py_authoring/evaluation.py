@@ -31,6 +31,7 @@ from py_authoring.data import Sample, Samples, batches
 from py_authoring.data_workers import name_the_dead
 from py_authoring.errors import AuthoringError, DataError, TrainingError
 from py_authoring.evidence import Evidence
+from py_authoring.lightning import is_lightning
 from py_authoring.model_file import MODEL_FILE, first_line, where
 from py_authoring.r2 import R2
 from py_authoring.recipe import ResolvedRecipe
@@ -90,6 +91,7 @@ def evaluate(
     resolved: ResolvedRecipe,
     device: torch.device | str = "cpu",
     labels: Sequence[str] | None = None,
+    split: str = "validation",
 ) -> Evaluation:
     """Measures a model on a dataset, in evaluation mode and without gradients.
 
@@ -99,6 +101,7 @@ def evaluate(
         resolved: which loss and which metrics.
         device: where the model is.
         labels: what the classes are called; default: the recipe's `export.labels`, or their numbers.
+        split: train, validation or test: a LightningModule has a step for each; no other model asks.
 
     Raises:
         DataError: the dataset is empty.
@@ -108,6 +111,10 @@ def evaluate(
         raise DataError(
             "there is no sample to evaluate on", hint="data.validation and data.test in the recipe say how many"
         )
+    if is_lightning(model):
+        from py_authoring.lightning import evaluation as lightning_evaluation
+
+        return Evaluation(lightning_evaluation.evaluate(model, dataset, resolved, device, split), len(dataset))
     classes = count_classes(model, dataset, resolved, device)
     engine = build_evaluator(model, resolved, device, classes, detailed=True)
     evidence = Evidence(resolved.recipe.loss, classes)
@@ -134,6 +141,20 @@ def evaluate(
     ]
     confusion = None if matrix is None else matrix.to(torch.int64).tolist()
     return Evaluation(metrics, len(dataset), per_class, confusion, evidence)
+
+
+def can_evaluate(model: nn.Module) -> bool:
+    """Whether there is something to measure a model by: a LightningModule without an evaluation step has nothing.
+
+    A bfloat16 form of a LightningModule has no step either.
+    """
+    if is_lightning(getattr(model, "model", None)):
+        return False
+    if not is_lightning(model):
+        return True
+    from py_authoring.lightning.evaluation import has_step
+
+    return has_step(model)
 
 
 def build_evaluator(

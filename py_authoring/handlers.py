@@ -38,6 +38,8 @@ class RunningLoss:
         """Adds the loss of the iteration that has just ended."""
         batch: Any = engine.state.batch
         loss: Any = engine.state.output
+        if loss is None:
+            return
         self.total += loss * len(batch[1])
         self.samples += len(batch[1])
 
@@ -112,7 +114,7 @@ class Progress:
         """Shows a bar if stderr is a terminal that can draw one."""
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self.bar = ProgressBar(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}|{postfix} {remaining}")
-            self.bar.attach(trainer, output_transform=lambda loss: {"loss": loss})
+            self.bar.attach(trainer, output_transform=lambda loss: {} if loss is None else {"loss": loss})
 
     def show_iteration(self, trainer: Engine) -> None:
         """Says a line when there was none for a while and there is no bar."""
@@ -127,8 +129,11 @@ class Progress:
         """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`."""
         self.seconds.append(row["seconds"])
         left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
-        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3g}"]
-        shown = next((key for key in _SHOWN if row.get(key) is not None), None)
+        parts = [f"epoch {row['epoch']}/{self.epochs}"]
+        if row["loss"] is not None:
+            parts.append(f"loss {row['loss']:.3g}")
+        validated = (key for key in row if key.startswith("val_"))  # under whatever name a LightningModule logs
+        shown = next((key for key in (*_SHOWN, *validated) if row.get(key) is not None), None)
         if shown is not None:
             parts.append(f"{shown} {row[shown]:.3g}")
         parts += [f"{row['seconds']:.1f} s", f"left {clock(left)}"]

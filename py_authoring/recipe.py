@@ -275,6 +275,28 @@ def _drop_keys_of_other_variant(
             del table[key]
 
 
+def check_monitor(resolved: ResolvedRecipe) -> None:
+    """Raises:
+    RecipeError: `training.monitor` is none of the recipe's metrics; not for a LightningModule, which has its own.
+    """
+    for path, sentence in _wrong_monitor(resolved.recipe):
+        key = ".".join(path)
+        source = resolved.sources.get(key, "default")
+        file = resolved.directory / RECIPE_FILE
+        place = source.replace(RECIPE_FILE, str(file)) if source.startswith(RECIPE_FILE) else f"{source} {key}"
+        raise _wrong(file, [f"{place}: {sentence}"])
+
+
+def _wrong_monitor(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
+    monitors = ["loss", *(name for name in recipe.metric_names if name != "confusion_matrix")]
+    if recipe.training.monitor not in monitors:
+        yield (
+            ("training", "monitor"),
+            f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
+            f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
+        )
+
+
 def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     valid = recipe.metric_names if recipe.metrics is not None else ()
     for position, metric in enumerate(valid):
@@ -283,13 +305,9 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
                 ("metrics", str(position)),
                 f"metrics has {metric}, which does not fit loss.name {recipe.loss.name} (a {recipe.task} loss)",
             )
-    monitors = ["loss", *(name for name in recipe.metric_names if name != "confusion_matrix")]
-    if recipe.training.monitor not in monitors:
-        yield (
-            ("training", "monitor"),
-            f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
-            f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
-        )
+    # without these it may be of a LightningModule, which names what it measures: then `check_monitor` comes later
+    if recipe.model_fields_set & {"loss", "metrics", "optimizer", "scheduler"}:
+        yield from _wrong_monitor(recipe)
     data = recipe.data
     if data.kind != "none" and data.validation + data.test >= 1:
         yield (

@@ -120,7 +120,8 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         stateful["early_stopping"] = early_stopping
     objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
     save_last = checkpoint_handler(session, "last.pt", objects, greater_or_equal=True)
-    terminate_on_nan = TerminateOnNan()
+    # a LightningModule may skip a step: then there is no loss
+    terminate_on_nan = TerminateOnNan(output_transform=lambda loss: 0.0 if loss is None else loss)
     terminate_on_nan.logger.setLevel(logging.CRITICAL)  # train() says it
     clock = {"saved": time.monotonic(), "epoch": time.monotonic()}
 
@@ -148,13 +149,17 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def validate(trainer: Engine) -> None:
         row: Row = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
         row["loss"] = session.running_loss.take()
-        if session.evaluator is not None:
+        if session.lightning is not None:
+            session.check_finite()
+            row |= session.lightning.end_epoch()
+        elif session.evaluator is not None:
             session.check_finite()
             metrics = run_evaluator(session.evaluator, session.splits.validation, session.resolved)
-            if not math.isfinite(metrics["loss"]):
-                raise session.not_finite("the validation loss")
-            row |= {f"val_{name}": value if math.isfinite(value) else None for name, value in metrics.items()}
-        row["lr"] = session.optimizer.param_groups[0]["lr"]
+            row |= {f"val_{name}": value for name, value in metrics.items()}
+        if not math.isfinite(row.get("val_loss") or 0.0):
+            raise session.not_finite("the validation loss")
+        row.setdefault("lr", session.optimizer.param_groups[0]["lr"])
+        row |= {name: None for name, value in row.items() if value is not None and not math.isfinite(value)}
         row["seconds"] = round(time.monotonic() - clock["epoch"], 3)
         session.history.append(row)
 
@@ -166,11 +171,12 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         progress.show_epoch(session.history[-1])
 
     def stop_after_epoch(trainer: Engine) -> None:
-        if stop.received is not None:
+        if stop.received is not None or (session.lightning is not None and session.lightning.stopped):
             trainer.terminate()
 
     handlers = [
         Handler("clock", Events.EPOCH_STARTED, start_epoch),
+        *([Handler("hooks", Events.EPOCH_STARTED, session.lightning.start_epoch)] if session.lightning else []),
         Handler("terminate on NaN", Events.ITERATION_COMPLETED, terminate_on_nan),
         Handler("running loss", Events.ITERATION_COMPLETED, session.running_loss),
         Handler("progress", Events.ITERATION_COMPLETED, progress.show_iteration),
@@ -218,6 +224,8 @@ def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
+    if session.lightning is not None:
+        session.lightning.begin(saved)
     if saved is None:
         _begin(session, stateful)
     else:
@@ -227,7 +235,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
     for handler in handlers:
         session.trainer.add_event_handler(handler.event, handler.call)
     training = session.resolved.recipe.training
-    if session.epochs_done >= training.epochs or _stopped_early(stateful, training.patience):
+    stopped = session.lightning is not None and session.lightning.stopped
+    if session.epochs_done >= training.epochs or stopped or _stopped_early(stateful, training.patience):
         return
     stop.deferred = True
     try:
@@ -249,6 +258,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         )
     if session.trainer.state.output is not None and not math.isfinite(session.trainer.state.output):
         raise session.not_finite("the loss")
+    if session.lightning is not None:
+        session.lightning.finish()
 
 
 def _stopped_early(stateful: Mapping[str, Any], patience: int | None) -> bool:
