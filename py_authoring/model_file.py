@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from py_authoring.errors import ModelFileError, NotFoundError
 from py_authoring.learnt import Learnt
+from py_authoring.lightning import LIGHTNING
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_problems import suggest
 
@@ -180,7 +181,9 @@ def call(function: Any, file: Path, *arguments: Any, **keywords: Any) -> Any:
     except ModelFileError:
         raise
     except Exception as error:
-        raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}") from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        hint = '`pip install "rust-host[lightning]"` has it' if missing in LIGHTNING else None
+        raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}", hint=hint) from error
 
 
 def where(error: BaseException, file: Path) -> str:

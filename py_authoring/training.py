@@ -25,6 +25,7 @@ from py_authoring.errors import AuthoringError, InterruptedRunError
 from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, StopSignal, print_to_stderr
 from py_authoring.learnt import learnt_of
+from py_authoring.lightning import OWN_SECTIONS
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -214,7 +215,7 @@ def _interruptible(directory: Path) -> Iterator[None]:
 # The folder appears with a checkpoint of iteration 0 in it, so that every run there is can be resumed.
 def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
     with atomic.write_folder(session.folder) as folder:
-        write_start(folder, session.resolved, session.device)
+        write_start(folder, session.resolved, session.device, OWN_SECTIONS if session.lightning is not None else ())
         write_history(folder, [])
         (folder / checkpoint.CHECKPOINTS).mkdir()
         objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}

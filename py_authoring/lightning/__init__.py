@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_DISTRIBUTIONS = ("lightning", "pytorch_lightning")
+#: The packages that a LightningModule may come from: one library under its newer and its older name.
+LIGHTNING = ("lightning", "pytorch_lightning")
+#: Sections of a recipe of which a LightningModule says everything itself, and what says it.
+OWN_SECTIONS = {
+    "loss": "training_step computes the loss",
+    "optimizer": "configure_optimizers makes the optimizer",
+    "scheduler": "configure_optimizers makes the schedule",
+    "metrics": "self.log says what is measured",
+}
 
 
 def is_lightning(model: Any) -> bool:
@@ -27,7 +35,7 @@ def lightning_base(model: Any) -> type | None:
     """Lightning's own class among the bases of a model or a class; None where there is none."""
     bases = (model if isinstance(model, type) else type(model)).__mro__
     ours = (base for base in bases if base.__name__ == "LightningModule")
-    return next((base for base in ours if base.__module__.partition(".")[0] in _DISTRIBUTIONS), None)
+    return next((base for base in ours if base.__module__.partition(".")[0] in LIGHTNING), None)
 
 
 def load_hooks(model: Any, saved: Mapping[str, Any]) -> None:

@@ -16,8 +16,9 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from py_authoring.data import Sample, Splits
-from py_authoring.errors import AuthoringError, ModelFileError, RecipeError, TrainingError
+from py_authoring.errors import AuthoringError, ModelFileError, RecipeError, RefusedError, TrainingError
 from py_authoring.evaluation import failed, quiet
+from py_authoring.lightning import OWN_SECTIONS
 from py_authoring.lightning import hooks as hooks_
 from py_authoring.lightning.attributes import Attributes
 from py_authoring.lightning.evaluation import Evaluator, counting, step_arguments, transfer
@@ -27,15 +28,17 @@ from py_authoring.lightning.optimization import Optimizers, Schedulers, configur
 from py_authoring.lightning.trainer import Trainer
 from py_authoring.model_file import MODEL_FILE, call, first_line
 from py_authoring.recipe import ResolvedRecipe
+from py_authoring.runs import lower_is_better, monitored_key
 
+#: Keys that change how py-authoring's own step computes, and what a LightningModule does instead.
+_OF_OUR_STEP = {
+    "training.accumulate": "a step of a LightningModule takes the whole batch",
+    "training.precision": "autocast belongs into training_step",
+    "training.clip_value": "configure_gradient_clipping does it",
+    "training.ema": "an average of the weights belongs into on_train_batch_end",
+}
 #: Columns of a history that are the run's own.
 RESERVED = ("epoch", "iteration", "loss", "lr", "seconds")
-_SECTIONS = {
-    "loss": "training_step computes the loss",
-    "optimizer": "configure_optimizers makes the optimizer",
-    "scheduler": "configure_optimizers makes the schedule",
-    "metrics": "self.log says what is measured",
-}
 
 
 def check_recipe(resolved: ResolvedRecipe) -> None:
@@ -45,9 +48,11 @@ def check_recipe(resolved: ResolvedRecipe) -> None:
     problems = []
     for key, source in resolved.sources.items():
         section = key.partition(".")[0]
-        if section in _SECTIONS and source != "default":
+        if section in OWN_SECTIONS and source != "default":
             place = source if source.startswith("--") else f"{resolved.directory / 'recipe.toml'}: {key}"
-            problems.append(f"{place} is given, and {_SECTIONS[section]} of a LightningModule")
+            problems.append(f"{place} is given, and {OWN_SECTIONS[section]} of a LightningModule")
+        elif key in _OF_OUR_STEP and source != "default":
+            problems.append(f"{key} ({source}) is not for a LightningModule: {_OF_OUR_STEP[key]}")
     if problems:
         hint = "its own numbers are arguments: `--set model.arguments.lr=0.01`"
         if len(problems) == 1:
@@ -87,13 +92,18 @@ class Fit:
     ) -> None:
         file, training = resolved.directory / MODEL_FILE, resolved.recipe.training
         hooks_.check(module, file)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise RefusedError(
+                f"`{file}`: {type(module).__name__} is a LightningModule, which py-authoring trains in one process",
+                hint="train without `--nproc` and torchrun",
+            )
         if not module.automatic_optimization and training.clip_norm is not None:
             raise RecipeError(
                 "training.clip_norm is given, and the module optimises by hand (automatic_optimization = False)",
                 hint="self.clip_gradients(optimizer, 1.0) in training_step",
             )
         self.module, self.hooks = module, Hooks(module)
-        self._resolved, self._device, self._splits = resolved, device, splits
+        self._resolved, self._device, self._splits, self._say = resolved, device, splits, say
         self._length = -(-len(splits.train) // training.batch_size)
         self.stand_in = Trainer(
             self.hooks,
@@ -170,8 +180,23 @@ class Fit:
             self._publish(self.logged.of_epoch())
         trained = self.logged.row()
         self.logged.clear()
-        row = {**trained, **validated, "lr": self._lr}
-        return {name: value for name, value in row.items() if name not in RESERVED or name == "lr"}
+        row = {name: value for name, value in (trained | validated).items() if name not in RESERVED}
+        self._check_monitor(row)
+        return {**row, "lr": self._lr}
+
+    # The best checkpoint must never be chosen by something else than was asked for without a word.
+    def _check_monitor(self, row: Mapping[str, float]) -> None:
+        monitor = self._resolved.recipe.training.monitor
+        key = monitored_key(row, monitor)
+        if key == "loss" and monitor != "loss":
+            raise TrainingError(
+                f"training.monitor is `{monitor}`, which {type(self.module).__name__} does not log; "
+                f"logged: {', '.join(row) or 'nothing'}",
+                hint="`--set training.monitor=NAME`",
+            )
+        if self.stand_in.current_epoch == 0:
+            which = "smallest" if lower_is_better(key) else "largest"
+            self._say(f"the best checkpoint is that of the {which} {key if key != 'loss' else 'training loss'}")
 
     def finish(self) -> None:
         """on_train_end, on_fit_end and teardown, after the last epoch."""
