@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -125,8 +125,13 @@ class Progress:
             position = f"epoch {state.epoch}/{self.epochs}  iteration {(state.iteration - 1) % length + 1}/{length}"
             self._line(f"{position}  loss {self.loss.mean:.4g}")
 
-    def show_epoch(self, row: Mapping[str, Any]) -> None:
-        """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`."""
+    def show_epoch(self, row: Mapping[str, Any], also: Sequence[str] = ()) -> None:
+        """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`.
+
+        Args:
+            row: the history's.
+            also: further columns to show.
+        """
         self.seconds.append(row["seconds"])
         left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
         parts = [f"epoch {row['epoch']}/{self.epochs}"]
@@ -134,8 +139,8 @@ class Progress:
             parts.append(f"loss {row['loss']:.3g}")
         validated = (key for key in row if key.startswith("val_"))  # under whatever name a LightningModule logs
         shown = next((key for key in (*_SHOWN, *validated) if row.get(key) is not None), None)
-        if shown is not None:
-            parts.append(f"{shown} {row[shown]:.3g}")
+        names = dict.fromkeys([*also, *([] if shown is None else [shown])])
+        parts += [f"{name} {row[name]:.3g}" for name in names if row.get(name) is not None]
         parts += [f"{row['seconds']:.1f} s", f"left {clock(left)}"]
         self._line("  ".join(parts))
 

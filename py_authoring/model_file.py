@@ -181,8 +181,8 @@ def call(function: Any, file: Path, *arguments: Any, **keywords: Any) -> Any:
     except ModelFileError:
         raise
     except Exception as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        hint = '`pip install "rust-host[lightning]"` has it' if missing in LIGHTNING else None
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+        hint = '`pip install "rust-host[lightning]"` has it' if missing in (*LIGHTNING, "torchmetrics") else None
         raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}", hint=hint) from error
 
 

@@ -169,7 +169,7 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
             best(trainer)
 
     def show(trainer: Engine) -> None:
-        progress.show_epoch(session.history[-1])
+        progress.show_epoch(session.history[-1], session.lightning.shown if session.lightning is not None else ())
 
     def stop_after_epoch(trainer: Engine) -> None:
         if stop.received is not None or (session.lightning is not None and session.lightning.stopped):

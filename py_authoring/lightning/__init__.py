@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from py_authoring.errors import CheckpointError
+
 #: The packages that a LightningModule may come from: one library under its newer and its older name.
 LIGHTNING = ("lightning", "pytorch_lightning")
 #: Sections of a recipe of which a LightningModule says everything itself, and what says it.
@@ -39,7 +41,18 @@ def lightning_base(model: Any) -> type | None:
 
 
 def load_hooks(model: Any, saved: Mapping[str, Any]) -> None:
-    """Gives on_load_checkpoint what on_save_checkpoint added to a checkpoint; before the weights are loaded."""
+    """Gives on_load_checkpoint what on_save_checkpoint added to a checkpoint; before the weights are loaded.
+
+    Raises:
+        CheckpointError: it raised.
+    """
     added = saved.get("lightning_hooks")
-    if added and is_lightning(model):
+    if not added or not is_lightning(model):
+        return
+    try:
         model.on_load_checkpoint(dict(added))
+    except Exception as error:  # a user's hook can raise anything
+        raise CheckpointError(
+            f"on_load_checkpoint of {type(model).__name__} cannot take what this checkpoint holds: "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -15,6 +15,7 @@ from torch import Tensor
 from py_authoring.data import Sample, Samples, batches
 from py_authoring.errors import AuthoringError, ModelFileError
 from py_authoring.evaluation import failed, quiet
+from py_authoring.handlers import print_to_stderr
 from py_authoring.lightning.hooks import Hooks, lightning
 from py_authoring.lightning.logged import Logged
 from py_authoring.lightning.trainer import Trainer
@@ -60,6 +61,9 @@ class Evaluator:
         stage: which step and hooks.
         resolved: the recipe: batch size, and the file that an error names.
         device: where the module is.
+
+    Attributes:
+        in_progress_bar: the names that were logged with `prog_bar=True` last time.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Evaluator:
         self.hooks = hooks
         self.logged = Logged(hooks.module, counting(hooks.module))
         self.engine = quiet(Engine(self._step))
+        self.in_progress_bar: list[str] = []
         self._trainer = trainer
         self._stage = stage
         self._resolved = resolved
@@ -105,7 +110,7 @@ class Evaluator:
         self._publish(self.logged.of_epoch())
         hooks(f"on_{stage}_epoch_end")
         self._publish(self.logged.of_epoch())
-        row = self.logged.row()
+        row, self.in_progress_bar = self.logged.row(), self.logged.in_progress_bar()
         hooks(f"on_{stage}_end")
         if hooks.overridden(f"on_{stage}_model_train"):
             hooks(f"on_{stage}_model_train")
@@ -161,7 +166,8 @@ def evaluate(
     if stage is None:
         raise ModelFileError(f"`{file}`: {name} has no validation_step and no test_step: nothing can be measured")
     before = module._trainer
-    trainer = Trainer(hooks, torch.device(device), print, num_val_batches=len(batches(dataset, 1)))
+    count = len(batches(dataset, resolved.recipe.training.batch_size))
+    trainer = Trainer(hooks, torch.device(device), print_to_stderr, num_val_batches=count)
     if before is not None:
         trainer.current_epoch, trainer.global_step = before.current_epoch, before.global_step
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from py_authoring.lightning import lightning_base
 
 @contextmanager
 def exporting(model: nn.Module) -> Iterator[None]:
-    """Within the block a model can be scripted, and holds no metrics, which TorchScript would compile into the file.
+    """Within the block a model can be scripted, and TorchScript finds nothing of Lightning in it.
 
     Args:
         model: any; one that holds no LightningModule is left alone.
@@ -21,21 +21,40 @@ def exporting(model: nn.Module) -> Iterator[None]:
     with ExitStack() as after:
         for part in list(model.modules()):
             base: Any = lightning_base(part)
-            if base is None:
-                continue
-            after.callback(setattr, base, "_jit_is_scripting", base._jit_is_scripting)
-            base._jit_is_scripting = True  # as Lightning's own to_torchscript: its `trainer` is then not asked for
-            after.callback(_put_back, part, dict(part._modules))
-            for name, child in list(part._modules.items()):
-                if _is_metric(child):
-                    del part._modules[name]
+            if base is not None:
+                after.callback(_lend(base, "_jit_is_scripting", True))  # as Lightning's to_torchscript does
+                _hide_metrics(part, after)
+                _hide_attributes(part, base, after)
         yield
 
 
-def _put_back(part: nn.Module, children: dict[str, nn.Module | None]) -> None:
-    part._modules.clear()
-    part._modules.update(children)
+# They would be compiled into the file, and forward has no use for them.
+def _hide_metrics(part: nn.Module, after: ExitStack) -> None:
+    children = dict(part._modules)
+
+    def put_back() -> None:
+        part._modules.clear()
+        part._modules.update(children)
+
+    after.callback(put_back)
+    for name, child in children.items():
+        if any(kind.__module__.partition(".")[0] == "torchmetrics" for kind in type(child).__mro__):
+            del part._modules[name]
 
 
-def _is_metric(child: nn.Module | None) -> bool:
-    return any(base.__module__.partition(".")[0] == "torchmetrics" for base in type(child).__mro__)
+# TorchScript writes down what stands in a module's own dict; Lightning's methods find it in the class as well.
+def _hide_attributes(part: nn.Module, base: Any, after: ExitStack) -> None:
+    theirs = vars(base()).keys() - vars(nn.Module()).keys()
+    for name in [name for name in vars(part) if name in theirs or name.startswith("_hparams")]:
+        value = vars(part).pop(name)
+        after.callback(vars(part).__setitem__, name, value)
+        after.callback(_lend(type(part), name, value))
+
+
+def _lend(owner: Any, name: str, value: Any) -> Callable[[], None]:
+    """Gives a class an attribute; returns what takes it away again."""
+    before = vars(owner).get(name, _lend)
+    setattr(owner, name, value)
+    if before is _lend:
+        return lambda: delattr(owner, name)
+    return lambda: setattr(owner, name, before)

@@ -75,6 +75,7 @@ class Fit:
         trainer: the Ignite Engine that runs training_step; its output is the loss, None where there was none.
         optimizer: one object with a state, whatever configure_optimizers returned.
         scheduler: steps at an epoch's end.
+        shown: the columns of the last row that were logged with `prog_bar=True`.
 
     Raises:
         RefusedError, ModelFileError: of `hooks.check` and `optimization.configure`.
@@ -130,6 +131,7 @@ class Fit:
         self.evaluator = Evaluator(self.hooks, self.stand_in, "validation", resolved, device)
         self._attributes = Attributes(module)
         self._lr = self.optimizer.param_groups[0]["lr"]
+        self.shown: list[str] = []
 
     # An exported model is built by __init__ alone, and a checkpoint is loaded into such a one.
     def _set_up(self, file: Path) -> None:
@@ -179,6 +181,7 @@ class Fit:
             self.hooks("on_train_epoch_end")
             self._publish(self.logged.of_epoch())
         trained = self.logged.row()
+        self.shown = [*self.logged.in_progress_bar(), *self.evaluator.in_progress_bar]
         self.logged.clear()
         row = {name: value for name, value in (trained | validated).items() if name not in RESERVED}
         self._check_monitor(row)
