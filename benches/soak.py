@@ -1,4 +1,4 @@
-"""What a long life costs in memory: many calls, shapes and loads of each kind of file, in the binary's way and the wheel.
+"""What a long life costs in memory: calls, shapes and loads of each kind of file, in the binary's way and the wheel.
 
 usage: soak.py [SECONDS]      the longest that one curve may take (default 60); a slow model then makes fewer calls
 

@@ -5,8 +5,8 @@ usage: training.py [EPOCHS]      default 20; about four minutes on one quiet cor
 Same model, optimizer, batch size and samples; an epoch of each in turn, in another order each time. Ours runs with all
 handlers that `py-authoring train` has. `steps` is the loop over the batches; `epoch` is that, validation and both
 checkpoints (by hand: loss and accuracy, and torch.save without fsync). Seconds are the processor's, of one thread, so
-that what else the machine does counts less, and the faster half of the epochs counts. A figure is the other's seconds by
-ours: above 1, ours is faster.
+that what else the machine does counts less, and the faster half of the epochs counts. A figure is the other's seconds
+by ours: above 1, ours is faster.
 """
 
 from __future__ import annotations

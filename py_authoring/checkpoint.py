@@ -19,6 +19,7 @@ from torch import nn
 
 from py_authoring import atomic
 from py_authoring.errors import CheckpointError, NotFoundError, UsageError
+from py_authoring.lightning import load_hooks
 from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
 from py_authoring.runs import CHECKPOINTS as CHECKPOINTS
 from py_authoring.runs import RUNS as RUNS
@@ -112,6 +113,7 @@ def load_weights_into(model: nn.Module, saved: Mapping[str, Any], file: Path) ->
     Raises:
         CheckpointError: names or shapes are others.
     """
+    load_hooks(model, saved)
     try:
         model.load_state_dict(saved["model"])
     except RuntimeError as error:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from py_authoring import launching, resuming
 from py_authoring.data import Sample, count_samples
 from py_authoring.device import choose_device, why_no_cuda
-from py_authoring.errors import DeviceError, LostProcessError
+from py_authoring.errors import DeviceError, LostProcessError, UsageError
 from py_authoring.stopping import Say, StopSignal
 
 #: How long the processes wait for one of them. One that has ended is noticed at once; this is for one that hangs.
@@ -57,6 +57,15 @@ class Group:
     def leads(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
+
+    def refuse(self, what: str) -> None:
+        """Raises:
+        UsageError: several processes train, which that cannot.
+        """
+        if self.size > 1:
+            raise UsageError(
+                f"{what} trains in one process, and this is one of {self.size}", hint="leave `--nproc` away"
+            )
 
     def stop_signal(self, say: Say) -> StopSignal:
         """What hears Ctrl-C and SIGTERM; of several processes, all hear it after the same iteration."""

@@ -32,6 +32,7 @@ from py_authoring.data_workers import name_the_dead
 from py_authoring.distributed import name_the_lost
 from py_authoring.errors import AuthoringError, DataError, ModelFileError, TrainingError
 from py_authoring.evidence import Evidence
+from py_authoring.lightning import is_lightning
 from py_authoring.model_file import MODEL_FILE, call, find_function, first_line, where
 from py_authoring.r2 import R2
 from py_authoring.recipe import ResolvedRecipe
@@ -91,6 +92,7 @@ def evaluate(
     resolved: ResolvedRecipe,
     device: torch.device | str = "cpu",
     labels: Sequence[str] | None = None,
+    split: str = "validation",
 ) -> Evaluation:
     """Measures a model on a dataset, in evaluation mode and without gradients.
 
@@ -100,6 +102,7 @@ def evaluate(
         resolved: which loss and which metrics.
         device: where the model is.
         labels: what the classes are called; default: the recipe's `export.labels`, or their numbers.
+        split: train, validation or test: a LightningModule has a step for each; no other model asks.
 
     Raises:
         DataError: the dataset is empty.
@@ -109,6 +112,10 @@ def evaluate(
         raise DataError(
             "there is no sample to evaluate on", hint="data.validation and data.test in the recipe say how many"
         )
+    if is_lightning(model):
+        from py_authoring.lightning import evaluation as lightning_evaluation
+
+        return Evaluation(lightning_evaluation.evaluate(model, dataset, resolved, device, split), len(dataset))
     classes = count_classes(model, dataset, resolved, device)
     engine = build_evaluator(model, resolved, device, classes, detailed=True)
     evidence = None
@@ -137,6 +144,20 @@ def evaluate(
     ]
     confusion = None if matrix is None else matrix.to(torch.int64).tolist()
     return Evaluation(metrics, len(dataset), per_class, confusion, evidence)
+
+
+def can_evaluate(model: nn.Module) -> bool:
+    """Whether there is something to measure a model by: a LightningModule without an evaluation step has nothing.
+
+    A bfloat16 form of a LightningModule has no step either.
+    """
+    if is_lightning(getattr(model, "model", None)):
+        return False
+    if not is_lightning(model):
+        return True
+    from py_authoring.lightning.evaluation import has_step
+
+    return has_step(model)
 
 
 def build_evaluator(

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ignite.engine import Engine
@@ -41,6 +41,8 @@ class RunningLoss:
         """Adds the loss of the iteration that has just ended."""
         batch: Any = engine.state.batch
         loss: Any = engine.state.output
+        if loss is None:
+            return
         samples = self.count(batch)
         self.total += loss * samples
         self.samples += samples
@@ -85,7 +87,7 @@ class Progress:
         """Shows a bar if stderr is a terminal that can draw one."""
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self.bar = ProgressBar(bar_format="{desc} {n_fmt}/{total_fmt} |{bar}|{postfix} {remaining}")
-            self.bar.attach(trainer, output_transform=lambda loss: {"loss": loss})
+            self.bar.attach(trainer, output_transform=lambda loss: {} if loss is None else {"loss": loss})
 
     def show_iteration(self, trainer: Engine) -> None:
         """Says a line when there was none for a while and there is no bar."""
@@ -96,14 +98,22 @@ class Progress:
             position = f"epoch {state.epoch}/{self.epochs}  iteration {(state.iteration - 1) % length + 1}/{length}"
             self._line(f"{position}  loss {self.loss.mean:.4g}")
 
-    def show_epoch(self, row: Mapping[str, Any]) -> None:
-        """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`."""
+    def show_epoch(self, row: Mapping[str, Any], also: Sequence[str] = ()) -> None:
+        """Says the epoch's line: `epoch 3/10  loss 0.081  val_accuracy 0.974  2.1 s  left 0:15`.
+
+        Args:
+            row: the history's.
+            also: further columns to show.
+        """
         self.seconds.append(row["seconds"])
         left = (self.epochs - row["epoch"]) * sum(self.seconds) / len(self.seconds)
-        parts = [f"epoch {row['epoch']}/{self.epochs}", f"loss {row['loss']:.3g}"]
-        shown = next((key for key in _SHOWN if row.get(key) is not None), None)
-        if shown is not None:
-            parts.append(f"{shown} {row[shown]:.3g}")
+        parts = [f"epoch {row['epoch']}/{self.epochs}"]
+        if row["loss"] is not None:
+            parts.append(f"loss {row['loss']:.3g}")
+        validated = (key for key in row if key.startswith("val_"))  # under whatever name a LightningModule logs
+        shown = next((key for key in (*_SHOWN, *validated) if row.get(key) is not None), None)
+        names = dict.fromkeys([*also, *([] if shown is None else [shown])])
+        parts += [f"{name} {row[name]:.3g}" for name in names if row.get(name) is not None]
         parts += [f"{row['seconds']:.1f} s", f"left {clock(left)}"]
         self._line("  ".join(parts))
 

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import LRScheduler
 from torch.optim.lr_scheduler import LambdaLR
 
 from py_authoring import atomic, checkpoint
-from py_authoring.errors import TrainingError, UsageError
+from py_authoring.errors import RefusedError, TrainingError, UsageError
 from py_authoring.handlers import Say
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.report.drawing import of_any_text
@@ -96,6 +97,11 @@ def find_learning_rate(
     directory = find_model(model)
     resolved = load_recipe(model, overrides=overrides, flags={"--seed": seed, "--device": device})
     session = open_session(resolved, directory / checkpoint.RUNS / "lr-find", say)  # a folder that is never made
+    if not isinstance(session.optimizer, torch.optim.Optimizer):
+        raise RefusedError(
+            "lr-find sets the rate of the recipe's optimizer, and a LightningModule makes its own in configure_optimizers",
+            hint="`py-authoring sweep` compares trainings by an argument of the module, as model.arguments.lr",
+        )
     say(
         f"{resolved.name}: {iterations} iterations of {resolved.recipe.training.batch_size} samples, "
         f"learning rate {lowest:g} to {highest:g}"

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from py_authoring.errors import ModelFileError, NotFoundError
 from py_authoring.learnt import Learnt
+from py_authoring.lightning import LIGHTNING
 from py_authoring.recipe import ResolvedRecipe
 from py_authoring.recipe_problems import suggest
 
@@ -49,16 +50,7 @@ def build_model(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> nn.Mo
     """
     section = resolved.recipe.model
     file = resolved.directory / MODEL_FILE
-    module = load_module(resolved)
-    classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
-    model_class = getattr(module, section.class_name, None)
-    if model_class is None:
-        raise ModelFileError(
-            f"`{file}` has no class `{section.class_name}`{suggest(section.class_name, classes)}",
-            hint=f"model.class in {resolved.directory / 'recipe.toml'} names it; there: {', '.join(classes) or 'none'}",
-        )
-    if section.class_name not in classes:
-        raise ModelFileError(f"`{section.class_name}` in `{file}` is no class derived from torch.nn.Module")
+    model_class = find_class(resolved)
     arguments = dict(section.arguments)
     if "learnt" in inspect.signature(model_class).parameters and "learnt" not in arguments:
         arguments["learnt"] = _learnt(resolved, file) if learnt is None else learnt
@@ -70,6 +62,27 @@ def build_model(resolved: ResolvedRecipe, learnt: Learnt | None = None) -> nn.Mo
             hint=f"model.arguments stands in {resolved.directory / 'recipe.toml'}",
         ) from error
     return call(model_class, file, **arguments)  # type: ignore[no-any-return]
+
+
+def find_class(resolved: ResolvedRecipe) -> type[nn.Module]:
+    """Runs model.py and gives the class that the recipe names.
+
+    Raises:
+        NotFoundError, ModelFileError: as `build_model`.
+    """
+    section = resolved.recipe.model
+    file = resolved.directory / MODEL_FILE
+    module = load_module(resolved)
+    classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Module)]
+    model_class = getattr(module, section.class_name, None)
+    if model_class is None:
+        raise ModelFileError(
+            f"`{file}` has no class `{section.class_name}`{suggest(section.class_name, classes)}",
+            hint=f"model.class in {resolved.directory / 'recipe.toml'} names it; there: {', '.join(classes) or 'none'}",
+        )
+    if section.class_name not in classes:
+        raise ModelFileError(f"`{section.class_name}` in `{file}` is no class derived from torch.nn.Module")
+    return model_class  # type: ignore[no-any-return]
 
 
 def _learnt(resolved: ResolvedRecipe, file: Path) -> Learnt:
@@ -194,7 +207,9 @@ def call(function: Any, file: Path, *arguments: Any, **keywords: Any) -> Any:
     except ModelFileError:
         raise
     except Exception as error:
-        raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}") from error
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else None
+        hint = '`pip install "rust-host[lightning]"` has it' if missing in (*LIGHTNING, "torchmetrics") else None
+        raise ModelFileError(f"{where(error, file)}: {type(error).__name__}: {first_line(error)}", hint=hint) from error
 
 
 def where(error: BaseException, file: Path) -> str:

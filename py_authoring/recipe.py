@@ -130,7 +130,7 @@ def override_recipe(
         RecipeError: as `load_recipe`.
     """
     file = stored.directory / RECIPE_FILE
-    changed = _resolve(stored.to_dict(), {}, file, overrides, flags or {}, {})
+    changed = _resolve(stored.to_dict(), {}, file, overrides, flags or {}, {}, stored=True)
     sources = {
         key: source if source.startswith("--") else stored.sources.get(key, "default")
         for key, source in changed.sources.items()
@@ -145,6 +145,8 @@ def _resolve(
     overrides: Sequence[str],
     flags: Mapping[str, Any],
     remembered: Mapping[str, tuple[Any, str]],
+    *,
+    stored: bool = False,
 ) -> ResolvedRecipe:
     directory = file.parent
     origin: dict[tuple[str, ...], str] = {}
@@ -181,7 +183,10 @@ def _resolve(
     except ValidationError as error:
         problems += recipe_problems.describe(error.errors(include_url=False), document, place)
     else:
-        problems += [f"{place(path)}: {sentence}" for path, sentence in _contradictions(recipe)]
+        found = _contradictions(recipe)
+        # a run that was trained by it may be a LightningModule's, and its recipe holds every section, given or not
+        fits = {("training", "monitor")} - origin.keys() if stored else set()
+        problems += [f"{place(path)}: {sentence}" for path, sentence in found if path not in fits]
     if problems or recipe is None:
         raise _wrong(file, problems)
     resolved = ResolvedRecipe(_with_absolute_paths(recipe, directory, origin), {}, directory, directory.resolve().name)
@@ -275,6 +280,28 @@ def _drop_keys_of_other_variant(
             del table[key]
 
 
+def check_monitor(resolved: ResolvedRecipe) -> None:
+    """Raises:
+    RecipeError: `training.monitor` is none of the recipe's metrics; not for a LightningModule, which has its own.
+    """
+    for path, sentence in _wrong_monitor(resolved.recipe):
+        key = ".".join(path)
+        source = resolved.sources.get(key, "default")
+        file = resolved.directory / RECIPE_FILE
+        place = source.replace(RECIPE_FILE, str(file)) if source.startswith(RECIPE_FILE) else f"{source} {key}"
+        raise _wrong(file, [f"{place}: {sentence}"])
+
+
+def _wrong_monitor(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
+    monitors = ["loss", *(name for name in recipe.metric_names if name != "confusion_matrix"), *recipe.metric_functions]
+    if recipe.training.monitor not in monitors:
+        yield (
+            ("training", "monitor"),
+            f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
+            f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
+        )
+
+
 def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
     valid = recipe.metric_names if recipe.metrics is not None else ()
     fitting = {"classification": CLASSIFICATION_METRICS, "regression": REGRESSION_METRICS, "other": ()}[recipe.task]
@@ -290,14 +317,6 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
         if name in taken or name in recipe.metric_functions[:position] or not name.isidentifier():
             why = "is no name of a function" if not name.isidentifier() else "is taken"
             yield ("metric_functions", str(position)), f"metric_functions has {name!r}, which {why}"
-    monitors = ["loss", *(name for name in recipe.metric_names if name != "confusion_matrix")]
-    monitors += recipe.metric_functions
-    if recipe.training.monitor not in monitors:
-        yield (
-            ("training", "monitor"),
-            f"training.monitor is {recipe_toml.format_value(recipe.training.monitor)}; expected {' or '.join(monitors)}"
-            f"{recipe_problems.suggest(recipe.training.monitor, monitors)}",
-        )
     if recipe.training.accumulate > recipe.training.batch_size:
         yield (
             ("training", "accumulate"),
@@ -309,6 +328,9 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             ("scheduler", "warmup_iterations"),
             "scheduler.warmup and scheduler.warmup_iterations say the same in two units; expected one of them",
         )
+    # without these it may be of a LightningModule, which names what it measures: then `check_monitor` comes later
+    if recipe.model_fields_set & {"loss", "metrics", "metric_functions", "optimizer", "scheduler"}:
+        yield from _wrong_monitor(recipe)
     data = recipe.data
     if data.kind != "none" and data.validation + data.test >= 1:
         yield (

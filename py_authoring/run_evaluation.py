@@ -80,7 +80,7 @@ def evaluate_run(
     resuming.seed_everything(resolved.recipe.training.seed)
     built = build_model(resolved, learnt)
     checkpoints.load_weights_into(built, saved, file)
-    evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels)
+    evaluation = evaluate(built.to(where), getattr(splits, chosen), resolved, where, splits.labels, chosen)
     folder = file.parent.parent
     picture = page = None
     if folder.parent.name == checkpoints.RUNS:

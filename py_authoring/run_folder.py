@@ -13,7 +13,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 import py_authoring
-from py_authoring import atomic, report
+from py_authoring import atomic, recipe_toml, report
 from py_authoring.evaluation import Evaluation
 from py_authoring.json_text import to_json
 from py_authoring.recipe import ResolvedRecipe
@@ -98,9 +98,10 @@ def environment(device: torch.device, seed: int) -> dict[str, Any]:
     }
 
 
-def write_start(folder: Path, resolved: ResolvedRecipe, device: torch.device) -> None:
-    """Writes what is known before the first iteration."""
-    atomic.write_text(folder / "recipe.toml", resolved.to_toml())
+def write_start(folder: Path, resolved: ResolvedRecipe, device: torch.device, left_out: Iterable[str] = ()) -> None:
+    """Writes what is known before the first iteration; `left_out` are sections of the recipe that do not count."""
+    sections = {name: values for name, values in resolved.to_dict().items() if name not in left_out}
+    atomic.write_text(folder / "recipe.toml", recipe_toml.dump(sections))
     text = json.dumps(environment(device, resolved.recipe.training.seed), indent=2)
     atomic.write_text(folder / "environment.json", text + "\n")
 

@@ -23,6 +23,8 @@ RUNS = "runs"
 CHECKPOINTS = "checkpoints"
 #: Metrics of which a smaller value is the better one.
 LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse")
+#: The same for names that a LightningModule logs, of which these may be a word.
+_FALLING = (*LOWER_IS_BETTER, "error", "err", "nll", "bce", "perplexity", "ppl", "wer", "cer", "mape")
 #: The first of these that was measured stands for a run where one number has room.
 _SHOWN = ("accuracy", "f1", "r2", "mae", "rmse", "loss")
 
@@ -225,11 +227,31 @@ def best_row(history: Sequence[Mapping[str, Any]], monitor: str) -> dict[str, An
 
 def score(row: Mapping[str, Any], monitor: str) -> float:
     """How good an epoch was, higher is better: by `val_<monitor>`, or by the training loss where nothing validates."""
-    validated = any(key.startswith("val_") for key in row)
-    value = row.get(f"val_{monitor}") if validated else row.get("loss")
+    key = monitored_key(row, monitor)
+    value = row.get(key)
     if value is None or not math.isfinite(value):
         return -math.inf
-    return -float(value) if monitor in LOWER_IS_BETTER or not validated else float(value)
+    return -float(value) if lower_is_better(key) else float(value)
+
+
+def monitored_key(row: Mapping[str, Any], monitor: str) -> str:
+    """The column that `training.monitor` means: of the validation, or one that a module logged, or the training loss.
+
+    Example:
+        >>> monitored_key({"loss": 0.3, "val_loss": 0.4}, "loss"), monitored_key({"loss": 0.3}, "accuracy")
+        ('val_loss', 'loss')
+    """
+    return next((key for key in (f"val_{monitor}", monitor) if key in row), "loss")
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether a smaller value is the better one, by the words of its name.
+
+    Example:
+        >>> lower_is_better("val_loss"), lower_is_better("valid/word_error"), lower_is_better("val_accuracy")
+        (True, True, False)
+    """
+    return any(word in _FALLING for word in re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def _no_run(text: str, why: str, known: Sequence[str], command: str) -> NotFoundError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine
@@ -20,14 +20,19 @@ from py_authoring.errors import RecipeError, ResumeError, TrainingError
 from py_authoring.evaluation import build_evaluator, count_classes
 from py_authoring.handlers import RunningLoss, Say
 from py_authoring.learnt import Learnt
-from py_authoring.model_file import build_model
+from py_authoring.lightning import is_lightning, load_hooks
+from py_authoring.model_file import build_model, find_class
 from py_authoring.optimization import build_optimizer
 from py_authoring.pretrained import freeze
-from py_authoring.recipe import ResolvedRecipe
+from py_authoring.recipe import ResolvedRecipe, check_monitor
 from py_authoring.run_folder import Row
 from py_authoring.schedule import Schedule
 from py_authoring.time_profile import TimeProfile
 from py_authoring.trainer import build_trainer
+
+if TYPE_CHECKING:
+    from py_authoring.lightning.fit import Fit
+    from py_authoring.lightning.optimization import Optimizers, Schedulers
 
 
 @dataclass
@@ -39,8 +44,8 @@ class Session:
     splits: Splits
     device: torch.device
     model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Schedule
+    optimizer: torch.optim.Optimizer | Optimizers
+    scheduler: Schedule | Schedulers
     trainer: Engine
     evaluator: Engine | None
     batches: TrainingBatches
@@ -51,6 +56,7 @@ class Session:
     group: Group = field(default_factory=Group)
     history: list[Row] = field(default_factory=list)
     profile: TimeProfile = field(default_factory=TimeProfile)
+    lightning: Fit | None = None  # where the model is a LightningModule, which brings its own step, loss and schedule
 
     @property
     def epochs_done(self) -> int:
@@ -78,6 +84,8 @@ class Session:
     def objects_to_save(self) -> dict[str, Any]:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
         described = {name: Saved(lambda name=name: self._describe()[name]) for name in self._describe()}  # type: ignore[misc]
+        if self.lightning is not None:
+            described["lightning_hooks"] = Saved(self.lightning.checkpoint_of_hooks)
         return {"model": self.measured, **described}
 
     def objects_to_resume(self) -> dict[str, Any]:
@@ -85,6 +93,7 @@ class Session:
         average = {} if self.average is None else {"average": self.average}
         return {
             **average,
+            **({} if self.lightning is None else {"lightning": self.lightning}),
             "optimizer": self.optimizer,
             "scheduler": self.scheduler,
             "running_loss": self.running_loss,
@@ -108,12 +117,20 @@ class Session:
                 "training to go on from",
                 hint="without `--resume` a new run starts",
             )
+        if ("lightning" in saved) != (self.lightning is not None):
+            raise ResumeError(
+                "the class in model.py is a LightningModule and was none when the run began, or the other way round",
+                hint="without `--resume` a new run starts",
+            )
         if saved["data_sha256"] != self.data_sha256:
             raise ResumeError(
                 f"the data is not what the run began with: sha256 was {saved['data_sha256'][:12]}…, "
                 f"is now {self.data_sha256[:12]}…",
                 hint="without `--resume` a new run starts",
             )
+        if self.lightning is not None:
+            self.lightning.load_state_dict(saved["lightning"])
+            load_hooks(self.model, saved)
         try:
             self.measured.load_state_dict(saved["model"])
         except RuntimeError as error:
@@ -146,9 +163,10 @@ class Session:
     def not_finite(self, what: str) -> TrainingError:
         """The error for a loss or weights that are NaN or infinite."""
         iteration = (self.trainer.state.iteration - 1) % len(self.batches) + 1
+        smaller = "`--lr`" if self.lightning is None else "learning rate in configure_optimizers"
         return TrainingError(
             f"{what} is not finite (NaN or infinite) in epoch {self.trainer.state.epoch}, iteration {iteration}",
-            hint="a smaller `--lr`, or training.clip_norm in the recipe, often helps",
+            hint=f"a smaller {smaller}, or training.clip_norm in the recipe, often helps",
         )
 
     # Each part of a checkpoint asks for all of `_describe`, and a vocabulary takes its time.
@@ -206,7 +224,7 @@ def open_session(
         NotFoundError, DataError, ModelFileError, DeviceError, UnavailableError: what is wrong with the recipe's world.
     """
     recipe = resolved.recipe
-    _check_task(resolved)
+    _check_recipe(resolved)
     loggers.check_installed(recipe.training.loggers)
     splits = load_splits(resolved, learnt)
     group = group or Group()
@@ -219,6 +237,9 @@ def open_session(
     resuming.seed_everything(recipe.training.seed)
     model = group.synchronise(build_model(resolved, splits.learnt).to(device))
     frozen = freeze(model, recipe.model.freeze)
+    if is_lightning(model):
+        group.refuse("a LightningModule")
+        return _open_lightning(resolved, folder, say, splits, device, model, data_sha256)
     optimizer = build_optimizer(model, recipe)
     classes = count_classes(model, splits.train, resolved, device)
     validates = len(splits.validation) > 0
@@ -255,6 +276,53 @@ def open_session(
         running_loss=RunningLoss(group.count),
         group=group,
     )
+
+
+# The same parts as above, of which a LightningModule makes optimizer, schedule and step itself.
+def _open_lightning(
+    resolved: ResolvedRecipe,
+    folder: Path,
+    say: Say,
+    splits: Splits,
+    device: torch.device,
+    model: torch.nn.Module,
+    data_sha256: str,
+) -> Session:
+    from py_authoring.lightning.fit import Fit
+
+    training = resolved.recipe.training
+    fit = Fit(model, resolved, device, splits, folder, say)
+    return Session(
+        resolved=resolved,
+        folder=folder,
+        splits=splits,
+        device=device,
+        model=model,
+        optimizer=fit.optimizer,
+        scheduler=fit.scheduler,
+        trainer=fit.trainer,
+        evaluator=fit.evaluator.engine if fit.validates else None,
+        batches=TrainingBatches(
+            splits.train,
+            training.batch_size,
+            training.seed,
+            lambda: fit.trainer.state.iteration,
+            training.workers,
+        ),
+        say=say,
+        data_sha256=data_sha256,
+        lightning=fit,
+    )
+
+
+def _check_recipe(resolved: ResolvedRecipe) -> None:
+    if resolved.recipe.data.kind != "none" and is_lightning(find_class(resolved)):
+        from py_authoring.lightning.fit import check_recipe
+
+        check_recipe(resolved)
+        return
+    check_monitor(resolved)
+    _check_task(resolved)
 
 
 # A number to predict that is read as a class would be learnt as the place of its text in a list, without a word.

@@ -27,6 +27,7 @@ from py_authoring.evaluation import evaluate, run_evaluator
 from py_authoring.handlers import Progress, Say, print_to_stderr
 from py_authoring.launching import launch
 from py_authoring.learnt import learnt_of
+from py_authoring.lightning import OWN_SECTIONS
 from py_authoring.loggers import logged
 from py_authoring.pretrained import load_pretrained
 from py_authoring.recipe import find_model, load_recipe
@@ -161,7 +162,8 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         stateful["early_stopping"] = early_stopping
     objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
     save_last = checkpoint_handler(session, "last.pt", objects, greater_or_equal=True)
-    terminate_on_nan = TerminateOnNan()
+    # a LightningModule may skip a step: then there is no loss
+    terminate_on_nan = TerminateOnNan(output_transform=lambda loss: 0.0 if loss is None else loss)
     terminate_on_nan.logger.setLevel(logging.CRITICAL)  # train() says it
     clock = {"saved": time.monotonic(), "epoch": time.monotonic()}
 
@@ -189,16 +191,20 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def validate(trainer: Engine) -> None:
         row: Row = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
         row["loss"] = session.running_loss.take()
-        if session.evaluator is not None:
+        if session.lightning is not None:
+            session.check_finite()
+            row |= session.lightning.end_epoch()
+        elif session.evaluator is not None:
             session.check_finite()
             metrics = run_evaluator(
                 session.evaluator, session.splits.validation, session.resolved, *session.share_of_validation
             )
-            if not math.isfinite(metrics["loss"]):
-                raise session.not_finite("the validation loss")
-            row |= {f"val_{name}": value if math.isfinite(value) else None for name, value in metrics.items()}
-            session.profile.validated()
-        row["lr"] = session.optimizer.param_groups[0]["lr"]
+            row |= {f"val_{name}": value for name, value in metrics.items()}
+        if not math.isfinite(row.get("val_loss") or 0.0):
+            raise session.not_finite("the validation loss")
+        session.profile.validated()
+        row.setdefault("lr", session.optimizer.param_groups[0]["lr"])
+        row |= {name: None for name, value in row.items() if value is not None and not math.isfinite(value)}
         row["seconds"] = round(time.monotonic() - clock["epoch"], 3)
         session.history.append(row)
 
@@ -212,17 +218,18 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
         session.scheduler.after_epoch(trainer, session.score(session.history[-1]))
 
     def show(trainer: Engine) -> None:
-        progress.show_epoch(session.history[-1])
+        progress.show_epoch(session.history[-1], session.lightning.shown if session.lightning is not None else ())
 
     def record(trainer: Engine) -> None:
         write_history(session.folder, session.history)
 
     def stop_after_epoch(trainer: Engine) -> None:
-        if session.group.agree_to_stop(stop):
+        if session.group.agree_to_stop(stop) or (session.lightning is not None and session.lightning.stopped):
             trainer.terminate()
 
     handlers = [
         Handler("clock", Events.EPOCH_STARTED, start_epoch),
+        *([Handler("hooks", Events.EPOCH_STARTED, session.lightning.start_epoch)] if session.lightning else []),
         Handler("terminate on NaN", Events.ITERATION_COMPLETED, terminate_on_nan),
         Handler("running loss", Events.ITERATION_COMPLETED, session.running_loss),
         Handler("progress", Events.ITERATION_COMPLETED, progress.show_iteration, writes=True),
@@ -252,7 +259,7 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
 # The folder appears with a checkpoint of iteration 0 in it, so that every run there is can be resumed.
 def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
     with atomic.write_folder(session.folder) as folder:
-        write_start(folder, session.resolved, session.device)
+        write_start(folder, session.resolved, session.device, OWN_SECTIONS if session.lightning is not None else ())
         write_history(folder, [])
         (folder / checkpoint.CHECKPOINTS).mkdir()
         objects = {**session.objects_to_save(), **session.objects_to_resume(), **stateful}
@@ -262,6 +269,8 @@ def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
+    if session.lightning is not None:
+        session.lightning.begin(saved)
     if saved is not None:
         session.restore(saved, stateful)
     if session.group.leads and saved is None:
@@ -274,7 +283,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         session.trainer.add_event_handler(handler.event, handler.call)
     session.profile.attach(session.trainer, first=False)
     training = session.resolved.recipe.training
-    if session.epochs_done >= training.epochs or _stopped_early(stateful, training.patience):
+    stopped = session.lightning is not None and session.lightning.stopped
+    if session.epochs_done >= training.epochs or stopped or _stopped_early(stateful, training.patience):
         return
     stop.deferred = True
     try:
@@ -296,6 +306,8 @@ def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) ->
         )
     if session.trainer.state.output is not None and not math.isfinite(session.trainer.state.output):
         raise session.not_finite("the loss")
+    if session.lightning is not None:
+        session.lightning.finish()
 
 
 def _say_nothing(text: str) -> None:
@@ -338,9 +350,11 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
     )
     parts = -(-training.batch_size // training.micro_batch_size)
     micro = f" in {parts} micro-batches of at most {training.micro_batch_size}" if parts > 1 else ""
+    of_module = session.lightning is not None
+    lr = session.optimizer.param_groups[0]["lr"] if of_module else session.resolved.recipe.optimizer.lr
     session.say(
         f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
-        f"learning rate {session.resolved.recipe.optimizer.lr:g}{session.scheduler.describe()}"
+        f"learning rate {lr:g}{session.scheduler.describe()}"
     )
     for line in session.group.describe(session.model, training.batch_size, session.optimizer.param_groups[0]["lr"]):
         session.say(line)

@@ -43,6 +43,8 @@ from py_authoring.export.sibling import find_sibling
 from py_authoring.export.trace import trace
 from py_authoring.export.weights import Weights, load_weights
 from py_authoring.learnt import learnt_of
+from py_authoring.lightning import is_lightning
+from py_authoring.lightning.exporting import exporting
 from py_authoring.model_file import MODEL_FILE, example_inputs
 from py_authoring.platforms import COMPILED, MODEL_FILES, PLATFORMS, TORCHSCRIPT
 from py_authoring.recipe import ResolvedRecipe, load_recipe
@@ -216,7 +218,8 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
     target = model
     if section.precision != "fp32":
         target = reduce(model, section.precision, sampler.names, cases.layout, cases.cases[0])
-    form = _form(target, sampler, cases, section, debug)
+    with exporting(target):
+        form = _form(target, sampler, cases, section, debug)
     notes = form.notes
     if weights.imported is not None:
         notes.insert(0, weights.imported[:1].lower() + weights.imported[1:].rstrip("."))
@@ -434,12 +437,19 @@ def _procedure(weights: Weights) -> list[tuple[str, str]]:
     if weights.checkpoint is None:
         return []
     recipe = weights.resolved.recipe
+    if is_lightning(weights.model):
+        own = f"those of the LightningModule `{recipe.model.class_name}`"
+        learning = [("optimizer, schedule and loss", own)]
+    else:
+        learning = [
+            ("optimizer", _named(recipe.optimizer)),
+            ("scheduler", _named(recipe.scheduler)),
+            ("loss", _named(recipe.loss)),
+        ]
     return [
         ("epochs", str(weights.saved.get("epoch", "unknown"))),
         ("batch size", str(recipe.training.batch_size)),
-        ("optimizer", _named(recipe.optimizer)),
-        ("scheduler", _named(recipe.scheduler)),
-        ("loss", _named(recipe.loss)),
+        *learning,
         ("model", _call(weights.resolved)),
     ]
 

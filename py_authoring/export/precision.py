@@ -10,6 +10,7 @@ import copy
 import itertools
 import linecache
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +27,8 @@ from py_authoring.model_file import first_line
 
 #: Room for another machine's rounding, as a multiple of what was measured here.
 _ROOM = 2.0
-_RISING = ("accuracy", "precision", "recall", "f1", "r2")
+# also as a word of a longer name, and as Lightning's users shorten them
+_RISING = ("accuracy", "acc", "precision", "recall", "f1", "r2", "auc", "auroc", "iou")
 _FALLING = ("mae", "mse", "rmse")
 _numbers = itertools.count()
 
@@ -114,14 +116,15 @@ def check_metrics(before: Sequence[Metric], after: Sequence[Metric], largest: fl
     was = {metric.name: metric.value for metric in before}
     for metric in after:
         old, new = was.get(metric.name), metric.value
-        if old is None or metric.name not in (*_RISING, *_FALLING):
+        rises, falls = _has_word(metric.name, _RISING), _has_word(metric.name, _FALLING)
+        if old is None or not (rises or falls):
             continue
         if new is None:
             raise RefusedError(
                 f"{precision} costs too much: {metric.name} was {old:.4f} and is not finite",
                 hint="nothing was written; without --precision the numbers stay float32",
             )
-        lost = old - new if metric.name in _RISING else new - old
+        lost = old - new if rises else new - old
         if lost > largest:
             raise RefusedError(
                 f"{precision} costs too much: {metric.name} {old:.4f} → {new:.4f}, "
@@ -138,7 +141,14 @@ def describe_change(before: Sequence[Metric], after: Sequence[Metric], precision
         for metric in after
         if metric.value is not None and was.get(metric.name) is not None
     ]
-    return f"{precision}: {', '.join(shown)}" if shown else f"{precision}: no data, so no metric was compared"
+    if shown:
+        return f"{precision}: {', '.join(shown)}"
+    why = "the steps of a LightningModule run in float32" if before else "no data"
+    return f"{precision}: {why}, so no metric was compared"
+
+
+def _has_word(name: str, words: Sequence[str]) -> bool:
+    return any(word in words for word in re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def _round_up(value: float) -> float:

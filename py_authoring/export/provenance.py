@@ -11,7 +11,7 @@ import torch
 
 from py_authoring.contract import Data, Metric, Provenance
 from py_authoring.data import Splits
-from py_authoring.evaluation import evaluate
+from py_authoring.evaluation import can_evaluate, evaluate
 from py_authoring.export.weights import Weights
 
 
@@ -43,7 +43,9 @@ def measure_metrics(weights: Weights, splits: Splits, precision: str | None = No
     name, dataset = ("test", splits.test) if len(splits.test) else ("validation", splits.validation)
     if len(dataset) == 0:
         return []
-    evaluation = evaluate(weights.model, dataset, weights.resolved, "cpu", splits.labels)
+    if not can_evaluate(weights.model):
+        return []
+    evaluation = evaluate(weights.model, dataset, weights.resolved, "cpu", splits.labels, name)
     return [
         Metric(
             name=metric,

@@ -71,6 +71,9 @@ def report_training(session: Session, evaluation: Evaluation | None) -> Path | N
         dataset = None
         with contextlib.suppress(Exception):  # a dataset of a user's own can raise anything: then its part is missing
             classes = session.resolved.recipe.task == "classification"
+            if session.lightning is not None:  # its recipe has no loss that would tell
+                learnt = session.splits.learnt
+                classes = learnt is not None and learnt.class_counts is not None
             dataset = describe_data(session.splits, session.data_sha256, classes)
         splits = _evidence_of("validation", evaluation, "best.pt", session.splits.name, session.epochs_done)
         update_evidence(session.folder, dataset=dataset, model=describe_model(session.model), splits=splits)

@@ -24,7 +24,7 @@ from py_authoring.report.drawing import (
     series_color,
     series_line,
 )
-from py_authoring.runs import LOWER_IS_BETTER
+from py_authoring.runs import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -114,9 +114,15 @@ def training_charts(
     for key in keys:
         if key.startswith("val_") and key not in done:
             name = key.removeprefix("val_")
-            series, falls = [column(history, key, WORDS.get(name, name))], name in LOWER_IS_BETTER
+            series, falls = [column(history, key, WORDS.get(name, name))], lower_is_better(name)
             title = f"Validation {WORDS.get(name, name)}"
             charts.append(curves(f"metric-{len(charts)}", title, series, best=at, falls=falls))
+    done |= {"epoch", "iteration", "loss", "lr", "seconds"}
+    for key in keys:  # what a LightningModule logs under names of its own
+        if key not in done and not key.startswith("val_"):
+            charts.append(
+                curves(f"metric-{len(charts)}", key, [column(history, key)], best=at, falls=lower_is_better(key))
+            )
     rates = column(history, "lr", "learning rate")
     if len(set(rates[2])) > 1:
         charts.append(curves("lr", "Learning rate", [rates]))

@@ -198,7 +198,7 @@ def _plain_figure(name: str, values: Sequence[int | None]) -> Figure:
 
 def _ranked(name: str, values: Sequence[float | None]) -> Figure:
     known = [value for value in values if value is not None and math.isfinite(value)]
-    lower = name.removeprefix("val_").removeprefix("test_") in runs.LOWER_IS_BETTER
+    lower = runs.lower_is_better(name)
     best: list[int] = []
     if len(known) > 1 and len(set(known)) > 1:
         top = min(known) if lower else max(known)
@@ -255,7 +255,7 @@ def draw_curves(comparison: Comparison) -> list[Chart]:
         ]
         if series:
             title = called(key)
-            falls = key.removeprefix("val_") in runs.LOWER_IS_BETTER
+            falls = runs.lower_is_better(key)
             drawn.append(curves(f"curve-{len(drawn)}", title[:1].upper() + title[1:], series, falls=falls))
     return drawn
 

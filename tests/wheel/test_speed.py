@@ -95,7 +95,7 @@ class Small(nn.Module):
 
 
 class Wide(nn.Module):
-    """Linear layers that the host multiplies itself, and some that it leaves to oneDNN: few outputs, another activation."""
+    """Linear layers that the host multiplies itself, and some that it leaves to oneDNN."""
 
     def __init__(self):
         super().__init__()

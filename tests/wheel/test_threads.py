@@ -169,7 +169,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_child_after_a_fork_shares_the_weights(load, tmp_path):
-    load(torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.Linear(2048, 2048)))  # 2 × 32 MB with the packed form
+    load(
+        torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.Linear(2048, 2048))
+    )  # 2 × 32 MB with the packed form
     code = """
 import os, sys, numpy as np, rust_host
 rust_host.set_threads(1)
