@@ -99,7 +99,7 @@ def find_learning_rate(
     session = open_session(resolved, directory / checkpoint.RUNS / "lr-find", say)  # a folder that is never made
     if not isinstance(session.optimizer, torch.optim.Optimizer):
         raise RefusedError(
-            "lr-find sets the rate of the recipe's optimizer, and a LightningModule makes its own in configure_optimizers",
+            "lr-find sets the rate of the recipe's optimizer; a LightningModule makes its own in configure_optimizers",
             hint="`py-authoring sweep` compares trainings by an argument of the module, as model.arguments.lr",
         )
     say(
