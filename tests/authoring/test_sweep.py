@@ -169,6 +169,7 @@ def test_what_is_proposed_depends_on_seed_number_and_earlier_trials_alone(tmp_pa
 
     whole = play(a_record(tmp_path, sampler, **forms), 30, score)
     assert whole == play(a_record(tmp_path, sampler, **forms), 30, score)
+    assert len({values["a.x"] for values in whole[:10]}) == 10
     assert whole[:3] != play(a_record(tmp_path, sampler, 1, **forms), 3, score)
     cut = a_record(tmp_path, sampler, **forms)
     play(cut, 17, score)
@@ -233,6 +234,13 @@ def test_trials_are_ordinary_runs_and_a_failed_one_does_not_end_the_sweep(make_m
     assert again == done and len(runs.list_runs(folder)) == 3
     with pytest.raises(UsageError, match="keeps what it began with"):
         sweep("tiny", resume=True, seed=3)
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe.replace("lr = 0.01", "lr = 0.05") + "[export]\ngolden_count = 2\n")
+    assert sweep("tiny", resume=True) == done
+    (folder / "recipe.toml").write_text(recipe.replace("batch_size = 6", "batch_size = 5"))
+    with pytest.raises(RefusedError, match=r"could not be compared: training.batch_size is 5, was 6"):
+        sweep("tiny", resume=True)
+    (folder / "recipe.toml").write_text(recipe)
     (folder / "model.py").write_text((folder / "model.py").read_text() + "\n")
     with pytest.raises(RefusedError, match=r"could not be compared: model.py is "):
         sweep("tiny", resume=True)
