@@ -26,7 +26,7 @@ from py_authoring.recipe import ResolvedRecipe, find_model, flatten, load_recipe
 from py_authoring.sweeping import search
 from py_authoring.sweeping.process import TrialProcess
 from py_authoring.sweeping.record import SWEEPS, Record, Trial, find_sweep, first_change, locked, read_record
-from py_authoring.sweeping.space import as_overrides, check_space, read_space
+from py_authoring.sweeping.space import Dimension, as_overrides, check_space, read_space
 
 __all__ = ["Sweep", "sweep"]
 
@@ -170,7 +170,7 @@ def _begin(
         planned=planned,
         overrides=_with_absolute_path(overrides, base),
         monitor=base.recipe.training.monitor,
-        basis=_basis(base),
+        basis=_basis(base, space),
     )
     atomic.clear_stale(folder.parent)
     with atomic.write_folder(folder) as temporary:
@@ -181,7 +181,7 @@ def _begin(
 
 def _check_that_it_can_go_on(record: Record, directory: Path) -> None:
     search.choose_sampler(record.space, record.sampler, record.prune)
-    now = _basis(load_recipe(directory, overrides=record.overrides))
+    now = _basis(load_recipe(directory, overrides=record.overrides), record.space)
     change = first_change(record.basis, now)
     if change is not None:
         raise RefusedError(
@@ -190,10 +190,14 @@ def _check_that_it_can_go_on(record: Record, directory: Path) -> None:
         )
 
 
-def _basis(base: ResolvedRecipe) -> dict[str, Any]:
+def _basis(base: ResolvedRecipe, space: Sequence[Dimension]) -> dict[str, Any]:
     file = base.directory / MODEL_FILE
     code = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
-    return {**flatten(base.to_dict()), MODEL_FILE: code}
+    varied = {dimension.key for dimension in space}
+    values = flatten(base.to_dict())
+    # neither what is varied nor what is exported later makes another training
+    kept = {key: value for key, value in values.items() if key not in varied and not key.startswith("export.")}
+    return {**kept, MODEL_FILE: code}
 
 
 # A path is meant from where it was typed; the sweep may go on from another folder.
@@ -320,7 +324,8 @@ def _judge(record: Record, directory: Path, trial: Trial, message: str | None, s
         trial.state, trial.message = "failed", message or "no epoch has a finite training.monitor"
     if trial.state in ("finished", "pruned") and best is not None:
         trial.score, trial.epoch = runs.score(best, record.monitor), int(best["epoch"])
-        trial.value = best.get(f"val_{record.monitor}", best.get("loss"))
+        keys = (f"val_{record.monitor}", record.monitor, "loss")  # where `runs.score` looks, in this order
+        trial.value = next(best[key] for key in keys if best.get(key) is not None)
     record.save()
     result = trial.message if trial.value is None else f"{record.monitor} {trial.value:.4g} in epoch {trial.epoch}"
     say(f"trial {trial.number}  {trial.state}: {result}")

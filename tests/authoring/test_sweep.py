@@ -15,7 +15,7 @@ import pytest
 
 from py_authoring import run_state, runs
 from py_authoring.errors import DataError, NotFoundError, RefusedError, TrainingError, UnavailableError, UsageError
-from py_authoring.sweeping import Sweep, _next, _refuse_if_all_fail_alike, _result, search, sweep
+from py_authoring.sweeping import Sweep, _look, _next, _refuse_if_all_fail_alike, _result, search, sweep
 from py_authoring.sweeping.record import Record, RecordError, Trial, read_record
 from py_authoring.sweeping.space import SpaceError, as_overrides, check_space, parse_form, read_space
 from py_authoring.training import train
@@ -36,6 +36,14 @@ def play(record: Record, count: int, score: Callable[[dict[str, Any]], float]) -
         number = len(record.trials)
         record.trials.append(Trial(number, values, f"run-{number}", "finished", score(values)))
     return [trial.values for trial in record.trials]
+
+
+def slow_down(folder: Path) -> None:
+    """Lets each step of a training take 10 ms, so that there is time to stop it."""
+    code = (folder / "model.py").read_text()
+    assert "            calls += 1\n" in code
+    code = code.replace("            calls += 1\n", "            calls += 1\n            time.sleep(0.01)\n")
+    (folder / "model.py").write_text("import time\n" + code)
 
 
 def test_each_form_gives_values_from_end_to_end() -> None:
@@ -161,6 +169,7 @@ def test_what_is_proposed_depends_on_seed_number_and_earlier_trials_alone(tmp_pa
 
     whole = play(a_record(tmp_path, sampler, **forms), 30, score)
     assert whole == play(a_record(tmp_path, sampler, **forms), 30, score)
+    assert len({values["a.x"] for values in whole[:10]}) == 10
     assert whole[:3] != play(a_record(tmp_path, sampler, 1, **forms), 3, score)
     cut = a_record(tmp_path, sampler, **forms)
     play(cut, 17, score)
@@ -225,19 +234,54 @@ def test_trials_are_ordinary_runs_and_a_failed_one_does_not_end_the_sweep(make_m
     assert again == done and len(runs.list_runs(folder)) == 3
     with pytest.raises(UsageError, match="keeps what it began with"):
         sweep("tiny", resume=True, seed=3)
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(recipe.replace("lr = 0.01", "lr = 0.05") + "[export]\ngolden_count = 2\n")
+    assert sweep("tiny", resume=True) == done
+    (folder / "recipe.toml").write_text(recipe.replace("batch_size = 6", "batch_size = 5"))
+    with pytest.raises(RefusedError, match=r"could not be compared: training.batch_size is 5, was 6"):
+        sweep("tiny", resume=True)
+    (folder / "recipe.toml").write_text(recipe)
     (folder / "model.py").write_text((folder / "model.py").read_text() + "\n")
     with pytest.raises(RefusedError, match=r"could not be compared: model.py is "):
         sweep("tiny", resume=True)
 
 
-def test_a_trial_that_lags_behind_is_stopped(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_model()
-    monkeypatch.setattr(search, "_BEFORE_PRUNING", 1)
-    done = sweep("tiny", vary=["optimizer.lr=[0.02, 1e-9]"], prune=True, overrides=["training.epochs=300"])
-    assert [trial.state for trial in done.trials] == ["finished", "pruned"]
-    pruned = done.trials[1]
-    assert 1 <= len(pruned.scores) < 300 and pruned.value is not None and pruned.value > done.best.value  # type: ignore[operator]
-    assert run_state.read_state(Path("models/tiny/runs") / pruned.run).state == "interrupted"
+def test_a_trial_that_lags_behind_is_stopped(tmp_path: Path) -> None:
+    class Process:
+        stopped = gone = False
+
+        def ended(self) -> bool:
+            return self.gone
+
+        def stop(self) -> None:
+            self.stopped = True
+
+        def message(self) -> str:
+            return "interrupted"
+
+    def validate(losses: list[float]) -> None:
+        rows = [{"epoch": epoch, "val_loss": loss, "loss": 0.0} for epoch, loss in enumerate(losses, 1)]
+        (tmp_path / "runs/r").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs/r/history.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    record = a_record(tmp_path, "random", a__x="[1, 2, 3, 4, 5]")
+    record.prune = True
+    for number in range(4):
+        record.trials.append(Trial(number, {"a.x": 1}, "", "finished", -1.0, scores=[-3.0, -2.0, -1.0]))
+    trial, process = Trial(4, {"a.x": 5}, "r"), Process()
+    record.trials.append(trial)
+    running: Any = {4: process}
+    validate([3.5])  # as bad as it is, the next trial is not better by then
+    record.trials[2].scores = record.trials[3].scores = [-4.0, -2.0, -1.0]
+    _look(record, tmp_path, running, print)
+    assert not process.stopped
+    validate([3.5, 2.5, 2.4, 0.1])  # the fourth epoch came too late
+    _look(record, tmp_path, running, print)
+    assert process.stopped and trial.state == "pruned" and trial.scores == [-3.5, -2.5]
+    process.gone = True
+    _look(record, tmp_path, running, print)
+    assert not running and (trial.state, trial.value, trial.epoch) == ("pruned", 2.5, 2)
+    assert read_record(tmp_path).trials[4] == trial
 
 
 def start(*words: str) -> subprocess.Popen[str]:
@@ -255,7 +299,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 def test_a_sweep_that_was_killed_and_then_interrupted_goes_on_within_its_trial(make_model: MakeModel) -> None:
     folder = make_model()
-    epochs = 80
+    slow_down(folder)
+    epochs = 40
     words = ["--vary", "optimizer.lr=[0.01, 0.02]", "--trials", "1", "--set", f"training.epochs={epochs}"]
 
     def done() -> int:
@@ -281,13 +326,10 @@ def test_a_sweep_that_was_killed_and_then_interrupted_goes_on_within_its_trial(m
     assert "0 of 1 trials done" in said and "sweep tiny --resume --name night` goes on" in said
     assert read_record(folder / "sweeps/night").trials[0].state == "interrupted" and done() < epochs
 
-    finished = start("--resume", "--name", "night", "--json")
-    out, said = finished.communicate()
-    assert finished.returncode == 0, said
-    best = json.loads(out)["best"]
+    best = sweep("tiny", resume=True, name="night").best
     alone = train("tiny", overrides=[f"training.epochs={epochs}", "optimizer.lr=0.01"], say=lambda text: None)
     row = runs.best_row(alone.history, "loss")
-    assert row is not None and (best["value"], best["epoch"]) == (row["val_loss"], row["epoch"])
+    assert row is not None and (best.value, best.epoch) == (row["val_loss"], row["epoch"])
     assert [each["val_loss"] for each in runs.read_history(run)] == [each["val_loss"] for each in alone.history]
 
 
@@ -303,6 +345,19 @@ def test_trials_that_all_fail_alike_end_the_sweep(tmp_path: Path) -> None:
     _refuse_if_all_fail_alike(record)
     with pytest.raises(TrainingError, match="none of 3 trials has a result"):
         _result(record, tmp_path / "models/x")
+
+
+def test_a_run_can_be_given_a_name_and_gone_on_with_by_it(make_model: MakeModel) -> None:
+    folder = make_model()
+    for name in ("first", "second"):
+        assert train("tiny", epochs=1, run=name, say=print).path == folder / "runs" / name
+    assert train("tiny", epochs=2, resume=True, run="first", say=print).path.name == "first"
+    assert [len(runs.read_history(folder / "runs" / name)) for name in ("first", "second")] == [2, 1]
+    with pytest.raises(UsageError, match="is there already") as caught:
+        train("tiny", run="first", say=print)
+    assert "--resume --run first" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="can be no name"):
+        train("tiny", run="a/b", say=print)
 
 
 def test_what_cannot_be_begun_or_gone_on_with_is_a_sentence(make_model: MakeModel) -> None:
