@@ -261,6 +261,8 @@ class Group:
         try:
             reduced = idist.all_reduce(tensor, operation)
         except RuntimeError as error:
+            if self._stop is not None:
+                self._stop.lost = True
             raise _lost() from error
         assert isinstance(reduced, Tensor)
         return reduced
@@ -301,8 +303,11 @@ class _AgreedStop(StopSignal):
     def __init__(self, say: Say) -> None:
         super().__init__(say)
         self.heard: signal.Signals | None = None
+        self.lost = False
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.lost:  # this process ends by itself, and says why; torchrun sends all the rest a SIGTERM
+            return
         if not self.deferred:
             raise KeyboardInterrupt
         self.heard = signal.Signals(number)  # torchrun and the terminal may both send one: a second is no other

@@ -21,7 +21,7 @@ import torch
 from py_authoring import atomic, checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "4"))
 
 # Forks a child for each start of the training, so that torch is imported once, and kills it after a random time.
 DRIVER = """
