@@ -158,7 +158,7 @@ def main() -> None:
             seconds.setdefault((who, what), []).append(time.process_time() - start)
 
         def say(text: str) -> None:
-            if text.startswith("epoch "):
+            if text.startswith("epoch ") and " left " in text:  # and not the line of a long epoch
                 keep("ours", "epoch", clock["whole"])
                 for who in random.sample(list(others), len(others)):
                     for what, each in others[who]().items():

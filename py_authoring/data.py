@@ -73,6 +73,16 @@ class ArrayDataset(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         return {name: _as_float(values[index]) for name, values in self.inputs.items()}, self.target[index]
 
+    def gather(self, indices: Sequence[int]) -> Sample | None:
+        """The batch of the samples at `indices`, in one step; None where they have to be padded."""
+        chosen = torch.tensor(indices, dtype=torch.int64)
+        inputs = {}
+        for name, values in self.inputs.items():
+            if name in self.pad_values or not isinstance(values, Tensor):
+                return None
+            inputs[name] = _as_float(values.index_select(0, chosen))
+        return inputs, self.target.index_select(0, chosen)
+
     def subset(self, indices: Tensor) -> ArrayDataset:
         """The samples at `indices`, int64 `[n]`."""
         chosen = {
@@ -170,7 +180,9 @@ def collate(dataset: Samples) -> Callable[[Sequence[Sample]], Sample]:
 
     make: Callable[[Sequence[Sample]], Sample] = getattr(dataset, "collate", join)
 
-    def join_any(samples: Sequence[Sample]) -> Sample:
+    def join_any(samples: Sequence[Sample] | Sample) -> Sample:
+        if isinstance(samples, tuple):  # a batch that was gathered
+            return samples
         if samples:
             return make(samples)
         # a process's part of a batch that has fewer samples than there are processes
@@ -237,6 +249,11 @@ class _Reading(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return read_sample(self.samples, index)
+
+    # torch's DataLoader asks for a whole batch here: sample by sample, an array takes four times as long
+    def __getitems__(self, indices: Sequence[int]) -> list[Sample] | Sample:
+        gathered = self.samples.gather(indices) if type(self.samples) is ArrayDataset else None  # no heir's own way
+        return [self[index] for index in indices] if gathered is None else gathered
 
 
 class TrainingBatches:

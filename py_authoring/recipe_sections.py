@@ -320,7 +320,7 @@ class CosineSchedule(_WithWarmup):
     """
 
     name: Literal["cosine"]
-    period: Count = Field(description="epochs until the floor is reached, those of the warm-up among them")
+    period: Count = Field(description="epochs until the floor is reached")
     floor: Fraction = Field(default=0.0, description="the last learning rate as a share of the first")
 
 

@@ -296,3 +296,20 @@ def test_function_that_returns_something_else_is_refused(make_model: MakeModel) 
         folder = make_model("x", recipe, code)
         with pytest.raises(ValueError, match=said):
             load_splits(load_recipe(folder))
+
+
+def test_batch_gathered_from_an_array_is_that_of_its_samples() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    numbers = torch.randn(3, 20, generator=generator).T  # not contiguous
+    target = torch.arange(20)
+    whole = ArrayDataset({"image": pictures, "x": numbers}, target)
+    padded = ArrayDataset({"x": [torch.ones(1 + i % 3) for i in range(20)]}, target)
+    for dataset in (whole, padded):
+        batches = TrainingBatches(dataset, 8, seed=1, iterations_done=lambda: 0)
+        for order, (inputs, found) in zip(batches.order(0), batches, strict=True):
+            expected, labels = collate(dataset)([dataset[index] for index in order])
+            assert torch.equal(found, labels) and found.is_contiguous()
+            for name, value in expected.items():
+                assert torch.equal(inputs[name], value) and inputs[name].stride() == value.stride()
+    assert whole.gather([3]) is not None and padded.gather([3]) is None

@@ -37,9 +37,15 @@ def test_tensorboard_and_mlflow_read_back_what_the_history_holds_and_resuming_go
 ) -> None:
     mlflow = pytest.importorskip("mlflow")
     folder = make_model()
-    monkeypatch.setenv("STOP_AT", "11")
+    monkeypatch.setenv("STOP_AT", "8")
     with pytest.raises(InterruptedRunError):
         train(folder, overrides=BOTH, say=silent)
+    last = checkpoint.find_checkpoint(folder, which="last")
+    before_a_kill = last.read_bytes()
+    monkeypatch.setenv("STOP_AT", "3")
+    with pytest.raises(InterruptedRunError):
+        train(folder, resume=True, say=silent)
+    last.write_bytes(before_a_kill)  # so that iteration 9 is logged once more
     place = json.loads((checkpoint.find_run(folder) / "mlflow.json").read_text())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     client = mlflow.MlflowClient(place["tracking_uri"])

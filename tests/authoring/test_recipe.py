@@ -53,7 +53,7 @@ did you mean recall?
 12: training.device is "gpu"; expected auto, cpu, cuda or cuda:N
 13: training.patience is true; expected a whole number
 15: optimizer.name is "adma"; expected adam, adamw, sgd, rmsprop or adadelta; did you mean adam?
-16: missing key scheduler.period: epochs until the floor is reached, those of the warm-up among them
+16: missing key scheduler.period: epochs until the floor is reached
 19: loss.name is "mze"; expected nll, cross_entropy, bce_with_logits, mse, l1, smooth_l1 or function; did you mean mse?
 21: unknown key export.image.colour; did you mean color?
 22: export.dynamic.x is 3; expected a table
