@@ -35,6 +35,7 @@ _OF_OUR_STEP = {
     "training.accumulate": "a step of a LightningModule takes the whole batch",
     "training.precision": "autocast belongs into training_step",
     "training.clip_value": "configure_gradient_clipping does it",
+    "model.freeze": "requires_grad_(False) belongs into __init__",
     "training.ema": "an average of the weights belongs into on_train_batch_end",
 }
 #: Columns of a history that are the run's own.
