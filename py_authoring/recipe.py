@@ -329,7 +329,7 @@ def _contradictions(recipe: Recipe) -> Iterator[tuple[tuple[str, ...], str]]:
             "scheduler.warmup and scheduler.warmup_iterations say the same in two units; expected one of them",
         )
     # without these it may be of a LightningModule, which names what it measures: then `check_monitor` comes later
-    if recipe.model_fields_set & {"loss", "metrics", "metric_functions", "optimizer", "scheduler"}:
+    if recipe.model_fields_set & {"metrics", "metric_functions"}:
         yield from _wrong_monitor(recipe)
     data = recipe.data
     if data.kind != "none" and data.validation + data.test >= 1:

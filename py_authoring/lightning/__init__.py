@@ -19,6 +19,7 @@ OWN_SECTIONS = {
     "optimizer": "configure_optimizers makes the optimizer",
     "scheduler": "configure_optimizers makes the schedule",
     "metrics": "self.log says what is measured",
+    "metric_functions": "self.log says what is measured",
 }
 
 

@@ -16,7 +16,7 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from py_authoring.data import Sample, Splits
-from py_authoring.errors import AuthoringError, ModelFileError, RecipeError, RefusedError, TrainingError
+from py_authoring.errors import AuthoringError, ModelFileError, RecipeError, TrainingError
 from py_authoring.evaluation import failed, quiet
 from py_authoring.lightning import OWN_SECTIONS
 from py_authoring.lightning import hooks as hooks_
@@ -35,6 +35,7 @@ _OF_OUR_STEP = {
     "training.accumulate": "a step of a LightningModule takes the whole batch",
     "training.precision": "autocast belongs into training_step",
     "training.clip_value": "configure_gradient_clipping does it",
+    "model.freeze": "requires_grad_(False) belongs into __init__",
     "training.ema": "an average of the weights belongs into on_train_batch_end",
 }
 #: Columns of a history that are the run's own.
@@ -93,11 +94,6 @@ class Fit:
     ) -> None:
         file, training = resolved.directory / MODEL_FILE, resolved.recipe.training
         hooks_.check(module, file)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            raise RefusedError(
-                f"`{file}`: {type(module).__name__} is a LightningModule, which py-authoring trains in one process",
-                hint="train without `--nproc` and torchrun",
-            )
         if not module.automatic_optimization and training.clip_norm is not None:
             raise RecipeError(
                 "training.clip_norm is given, and the module optimises by hand (automatic_optimization = False)",

@@ -94,8 +94,9 @@ class Schedulers:
         """Nothing: see `moves`."""
 
     def describe(self) -> str:
-        """Nothing that the start should say."""
-        return ""
+        """What follows a learning rate in a line: `, schedule OneCycleLR`, or nothing."""
+        names = [type(config.scheduler).__name__ for config in self._trainer.lr_scheduler_configs]
+        return f", schedule {' and '.join(names)}" if names else ""
 
     def update(self, interval: str, index: int, *, plateau: bool) -> None:
         """Steps those that are due.

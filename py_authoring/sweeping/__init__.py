@@ -324,8 +324,7 @@ def _judge(record: Record, directory: Path, trial: Trial, message: str | None, s
         trial.state, trial.message = "failed", message or "no epoch has a finite training.monitor"
     if trial.state in ("finished", "pruned") and best is not None:
         trial.score, trial.epoch = runs.score(best, record.monitor), int(best["epoch"])
-        keys = (f"val_{record.monitor}", record.monitor, "loss")  # where `runs.score` looks, in this order
-        trial.value = next(best[key] for key in keys if best.get(key) is not None)
+        trial.value = best.get(runs.monitored_key(best, record.monitor))
     record.save()
     result = trial.message if trial.value is None else f"{record.monitor} {trial.value:.4g} in epoch {trial.epoch}"
     say(f"trial {trial.number}  {trial.state}: {result}")

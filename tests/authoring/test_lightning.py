@@ -20,6 +20,7 @@ from py_authoring.data import TrainingBatches, load_splits
 from py_authoring.errors import InterruptedRunError, ModelFileError, RecipeError, RefusedError, TrainingError
 from py_authoring.export import export
 from py_authoring.lightning.evaluation import give_batch
+from py_authoring.lr_finding import find_learning_rate
 from py_authoring.model_file import build_model
 from py_authoring.recipe import load_recipe
 from py_authoring.resuming import seed_everything
@@ -617,12 +618,19 @@ def test_recipe_that_says_what_the_module_says_is_refused(make_model: MakeModel)
     folder = make_model("lit", recipe, code())
     with pytest.raises(RecipeError, match=r"optimizer.name is given, and configure_optimizers makes the optimizer"):
         train(folder, say=silent)
-    folder = make_model("lit", BY_LOSS, code())
+    folder = make_model("lit", RECIPE, code())
+    with pytest.raises(RecipeError, match=r"accumulate .* is not for a LightningModule: a step of a LightningModule"):
+        train(folder, overrides=["training.accumulate=2"], say=silent)
     with pytest.raises(RecipeError, match="--lr is given, and configure_optimizers makes") as caught:
         train(folder, lr=0.1, say=silent)
     assert "model.arguments.lr=" in (caught.value.hint or "")
     run = train(folder, epochs=1, overrides=["model.arguments.lr=0.5"], say=silent)
     assert run.history[0]["lr"] == 0.5
+
+
+def test_learning_rates_are_not_tried_with_an_optimizer_of_its_own(make_model: MakeModel) -> None:
+    with pytest.raises(RefusedError, match="a LightningModule makes its own in configure_optimizers"):
+        find_learning_rate(make_model("lit", RECIPE, code()))
 
 
 def test_plain_model_still_needs_a_metric_that_there_is(make_model: MakeModel) -> None:
