@@ -331,4 +331,11 @@ def _columns(dataset: Samples) -> Iterator[tuple[str, Any]]:
         inputs, target = read_sample(dataset, index)
         yield from inputs.items()
         parts = target.items() if isinstance(target, Mapping) else [("target", target)]
-        yield from ((name, torch.as_tensor(value)) for name, value in parts)
+        yield from ((name, _fingerprint(value)) for name, value in parts)
+
+
+# A target of a user's own may hold what is no number, as the name of a picture.
+def _fingerprint(value: Any) -> Tensor:
+    if isinstance(value, str | bytes) or value is None:
+        return torch.frombuffer(bytearray(repr(value).encode()), dtype=torch.uint8)
+    return torch.as_tensor(value)

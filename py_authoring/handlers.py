@@ -20,7 +20,7 @@ from py_authoring.stopping import Say as Say
 
 _SECONDS_BETWEEN_LINES = 30.0
 # the first of these that was measured stands in the epoch's line
-_SHOWN = ("val_accuracy", "val_f1", "val_mae", "val_rmse", "val_loss")
+_SHOWN = ("val_accuracy", "val_f1", "val_mae", "val_rmse")
 
 
 class RunningLoss:
@@ -110,8 +110,9 @@ class Progress:
         parts = [f"epoch {row['epoch']}/{self.epochs}"]
         if row["loss"] is not None:
             parts.append(f"loss {row['loss']:.3g}")
-        validated = (key for key in row if key.startswith("val_"))  # under whatever name a LightningModule logs
-        shown = next((key for key in (*_SHOWN, *validated) if row.get(key) is not None), None)
+        # under whatever name model.py measures or logs it
+        own = [key for key in row if key.startswith("val_") and key != "val_loss"]
+        shown = next((key for key in (*_SHOWN, *own, "val_loss") if row.get(key) is not None), None)
         names = dict.fromkeys([*also, *([] if shown is None else [shown])])
         parts += [f"{name} {row[name]:.3g}" for name in names if row.get(name) is not None]
         parts += [f"{row['seconds']:.1f} s", f"left {clock(left)}"]

@@ -130,10 +130,12 @@ def _read(path: Path) -> Any:
 
 
 def _compare(expected: Mapping[str, Tensor], offered: Mapping[str, Tensor], path: Path) -> None:
+    head = next(reversed([*expected]), "").rpartition(".")[0]
     for name, value in expected.items():
         given = offered.get(name)
-        part = name.partition(".")[0]
-        hint = f"`--set 'model.fresh=[\"{part}\"]'` leaves `{part}` out, which is then learnt anew"
+        hint = "model.arguments in the recipe, or another class, may give that shape"
+        if name.rpartition(".")[0] == head:
+            hint = f"a head for other classes is learnt anew: `--set 'model.fresh=[\"{head}\"]'`"
         if given is None and not name.endswith(_COUNTER):
             raise CheckpointError(
                 f"`{path}` has no `{name}`, which model.py has with shape {list(value.shape)}"

@@ -82,7 +82,7 @@ class Detector(nn.Module):
 
 
 def loss(model: Detector, inputs: Mapping[str, Tensor], target: list[dict[str, Tensor]]) -> Tensor:
-    """Of both stages: is it an object, which, and how far is its box off."""
+    """Of both stages: is it an object, which, and how far is its box off; each picture has at least one."""
     features, raw, anchors = model.look(inputs["image"])
     total = raw.new_zeros(())
     for i, wanted in enumerate(target):

@@ -225,7 +225,8 @@ def test_a_weight_file_that_cannot_be_read_is_one_sentence_and_runs_no_code() ->
 
 def test_detector_learns_from_boxes_of_varying_number_and_the_host_finds_the_same() -> None:
     folder = copy("detector")
-    train_quietly(folder, "data.arguments.samples=80", "training.epochs=2")
+    said = train_quietly(folder, "data.arguments.samples=80", "training.epochs=2")
+    assert any(line.startswith("epoch 2/2") and "  val_map_50 " in line for line in said)
     history = [json.loads(line) for line in next(folder.glob("runs/*/history.jsonl")).read_text().splitlines()]
     assert history[1]["loss"] < history[0]["loss"] and 0 <= history[1]["val_map_50"] <= 1
     assert (next(folder.glob("runs/*/report.html"))).is_file()
@@ -405,6 +406,33 @@ def test_function_of_one_s_own_that_gives_rubbish_is_named(make_model: Callable[
     with pytest.raises(ModelFileError):
         train_quietly(folder, "loss.function=as_text")
     assert len(list(folder.glob("runs/*"))) >= runs
+
+
+def test_dataset_makes_its_own_batches_and_targets_hold_what_is_no_tensor(make_model: Callable[..., Path]) -> None:
+    code = OWN.replace("def load_data", "def arrays")
+    code += """
+class Named:
+    def __init__(self, own):
+        if own:
+            self.collate = lambda samples: ({"x": torch.stack([s[0]["x"] for s in samples])}, {"all": samples})
+    def __len__(self):
+        return 10
+    def __getitem__(self, i):
+        return {"x": torch.full((2,), i / 10)}, {"y": torch.rand(i), "name": f"{i}.png"}
+def load_data(own=False):
+    return Named(own), Named(own), Named(own)
+def of_list(model, inputs, target):
+    assert isinstance(target, list) and target[0]["name"].endswith(".png") and len(inputs["x"]) == len(target)
+    return model(**inputs).mean()
+def of_dict(model, inputs, target):
+    assert len(target["all"]) == len(inputs["x"])
+    return model(**inputs).mean()
+"""
+    folder = make_model("own", OWN_RECIPE, code)
+    for own, function in (("false", "of_list"), ("true", "of_dict")):
+        train_quietly(folder, f"data.arguments.own={own}", f"loss.function={function}")
+        result = evaluate_run(folder, say=lambda text: None)
+        assert result.evaluation.samples == 10 and result.report is not None
 
 
 def test_training_with_a_loss_and_a_metric_of_one_s_own_is_resumed_bit_for_bit() -> None:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["atomic", "errors", "recipe", "recipe_toml", "recipe_problems", "recipe_schema", "model_file", "data"]
 MODULES += ["device", "objective", "optimization", "handlers", "cli.output", "learnt", "preprocessing", "splitting"]
 MODULES += ["pictures", "data_workers", "table_data", "prediction", "prediction_text"]
-MODULES += ["runs", "run_state", "evidence"]
+MODULES += ["runs", "run_state", "evidence", "pretrained", "detection"]
 MODULES += ["report.charts", "report.drawing", "report.page", "report.subject"]
 
 
@@ -33,7 +33,13 @@ def copy(name: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("name", ["mnist", "some_nn_arch", "lstm", "control_flow", "diabetes"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mnist", "some_nn_arch", "lstm", "control_flow", "diabetes"),
+        *("resnet18", "detector", "autoencoder", "recurrent", "text"),
+    ],
+)
 def test_every_model_takes_its_example_inputs_at_any_batch_size(name: str) -> None:
     resolved = load_recipe(ROOT / "models" / name)
     torch.manual_seed(0)
