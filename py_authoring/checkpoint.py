@@ -58,7 +58,8 @@ class KeepingSaver(FsyncSaver):
 
     def remove(self, filename: str) -> None:
         """Removes the file; one that a killed training removed already is no error."""
-        (self.folder / filename).unlink(missing_ok=True)
+        if self.writes:
+            (self.folder / filename).unlink(missing_ok=True)
 
 
 def save_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
