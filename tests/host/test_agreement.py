@@ -19,7 +19,7 @@ from py_authoring.export import export
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = ROOT / "target/release/rust-host"
-MODELS = ["mnist", "some_nn_arch", "lstm", "control_flow", "diabetes"]
+MODELS = [path.parent.name for path in sorted((ROOT / "models").glob("*/recipe.toml"))]
 
 
 @pytest.fixture(scope="module", params=MODELS)

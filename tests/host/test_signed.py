@@ -172,7 +172,10 @@ def test_a_manifest_that_is_signed_and_says_something_else_is_refused(copy: Path
     key, private, file = keys / "ours.pub", keys / "ours.pem", copy / "model.pt"
     data = file.read_bytes()
     for manifest, said in [
-        (manifest_of("digits", 2, {"model.pt": data}), "folder of version 3, and is signed as version 2 of `digits`"),
+        (
+            manifest_of("digits", 2, {"model.pt": data}),
+            "folder of version 3 of `digits`, and is signed as version 2 of `digits`",
+        ),
         (manifest_of("digits", 3, {"../x": data, "model.pt": data}), "names `../x`, which is no file beside it"),
         (manifest_of("digits", 3, {"model.onnx": data}), "which lists `model.onnx`"),
         (manifest_of("digits", 3, {"model.pt": b"other"}), "is not the file that was signed"),

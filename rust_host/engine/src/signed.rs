@@ -130,13 +130,17 @@ impl PublicKeys {
         if let Some(name) = manifest.files.keys().find(|name| !is_plain(name)) {
             return Err(refused(format!("{manifest_shown} names `{name}`, which is no file beside it")));
         }
-        let (of, version) = (&manifest.name, manifest.version);
-        // An older version in the place of a newer one is signed too.
-        let number = folder.file_name().and_then(|name| name.to_str()?.parse::<u64>().ok());
-        if let Some(number) = number.filter(|number| *number != version) {
-            return Err(refused(format!(
-                "it lies in the folder of version {number}, and is signed as version {version} of `{of}`"
-            )));
+        // Another model, or an older version in the place of a newer one, is signed too; a link can put it there as well.
+        let given = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        for place in [given.parent().unwrap_or(folder), folder] {
+            let (of, version) = (&manifest.name, manifest.version);
+            let Some(number) = named(Some(place)).and_then(|name| name.parse::<u64>().ok()) else { continue };
+            let model = named(place.parent()).unwrap_or_default();
+            if number != version || model != of {
+                return Err(refused(format!(
+                    "it lies in the folder of version {number} of `{model}`, and is signed as version {version} of `{of}`"
+                )));
+            }
         }
         let name = whole.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let entry = manifest.files.get(name).ok_or_else(|| {
@@ -154,6 +158,10 @@ impl PublicKeys {
     }
 }
 
+fn named(folder: Option<&Path>) -> Option<&str> {
+    folder?.file_name()?.to_str()
+}
+
 fn is_plain(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
 }
@@ -162,6 +170,10 @@ fn is_plain(name: &str) -> bool {
 fn small(path: &Path) -> Result<Option<Vec<u8>>> {
     if !fs::exists(path).unwrap_or(true) {
         return Ok(None);
+    }
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let shown = path.display();
+        return Err(Error::new(ErrorKind::Refused, format!("`{shown}` is no file"))); // opening a pipe waits for ever
     }
     let mut bytes = Vec::new();
     let file = file::open(path, ErrorKind::Refused)?;
@@ -244,6 +256,34 @@ mod tests {
     }
 
     #[test]
+    fn an_older_version_or_another_model_is_refused_in_the_place_of_one_however_it_came_there() {
+        let published = Published::new(&good());
+        let top = published.folder.path();
+        std::os::unix::fs::symlink("3", top.join("mnist/4")).unwrap();
+        fs::create_dir_all(top.join("mnist/5")).unwrap();
+        std::os::unix::fs::symlink("../3/model.pt", top.join("mnist/5/model.pt")).unwrap();
+        fs::create_dir(top.join("faces")).unwrap();
+        std::os::unix::fs::symlink("../mnist/3", top.join("faces/3")).unwrap();
+        for (place, said) in
+            [("mnist/4", "version 4 of `mnist`"), ("mnist/5", "version 5"), ("faces/3", "3 of `faces`")]
+        {
+            let e = published.keys.check(&top.join(place).join("model.pt"), MODEL).unwrap_err();
+            assert!(e.message.contains(said) && e.message.contains("signed as version 3 of `mnist`"), "{e}");
+        }
+        fs::rename(top.join("mnist"), top.join("tsinm")).unwrap();
+        let e = published.keys.check(&top.join("tsinm/3/model.pt"), MODEL).unwrap_err();
+        assert!(e.message.contains("version 3 of `tsinm`"), "{e}");
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let published = Published::new(&good());
+        fs::remove_file(published.path(MANIFEST)).unwrap();
+        fs::create_dir(published.path(MANIFEST)).unwrap();
+        assert!(published.refusal("model.pt").contains("manifest.json` is no file"));
+    }
+
+    #[test]
     fn whatever_was_changed_is_said() {
         let published = Published::new(&good());
         published.write("model.pt", b"Weights");
@@ -281,7 +321,7 @@ mod tests {
     fn a_signed_manifest_that_says_something_else_is_refused() {
         let digest = trust::digest(MODEL);
         for (text, said) in [
-            (manifest(2, "model.pt", &digest), "folder of version 3, and is signed as version 2 of `mnist`"),
+            (manifest(2, "model.pt", &digest), "folder of version 3 of `mnist`, and is signed as version 2 of `mnist`"),
             (manifest(3, "../x", &digest), "names `../x`, which is no file beside it"),
             (manifest(3, "..", &digest), "names `..`"),
             (manifest(3, "model.pt", &digest.to_uppercase()), "not the file that was signed"),

@@ -5,9 +5,7 @@
 //! Prints `count bytes` a hundred times or more: what was done by then, and the resident memory.
 #![expect(clippy::print_stdout, reason = "its output")]
 
-use rust_host_engine::{
-    Archive, Backends, DeviceRequest, Error, Model, Result, Tensor, Value, operators::Policy,
-};
+use rust_host_engine::{Archive, Backends, DeviceRequest, Error, Model, Result, Tensor, Value, operators::Policy};
 use std::{
     fs,
     ops::RangeInclusive,
