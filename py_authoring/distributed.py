@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from py_authoring import launching, resuming
 from py_authoring.data import Sample, count_samples
 from py_authoring.device import choose_device, why_no_cuda
-from py_authoring.errors import DeviceError, LostProcessError, UsageError
+from py_authoring.errors import AuthoringError, DataError, DeviceError, LostProcessError, UsageError
 from py_authoring.stopping import Say, StopSignal
 
 #: How long the processes wait for one of them. One that has ended is noticed at once; this is for one that hangs.
@@ -139,6 +139,40 @@ class Group:
             self._synchronised = any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules())
         return model
 
+    def start_alike(self, model: nn.Module, data_sha256: str) -> None:
+        """Gives every process the weights of rank 0, where model.py draws from a generator that no seed reaches.
+
+        Args:
+            model: on its device.
+            data_sha256: of the training data.
+
+        Raises:
+            DataError: the processes read other data, or make other models.
+            LostProcessError: a process has ended.
+        """
+        if self.size == 1:
+            return
+        state = model.state_dict()
+        shapes = repr([(name, tuple(value.shape), value.dtype) for name, value in state.items()])
+        try:
+            told = idist.all_gather(f"{data_sha256} {hashlib.sha256(shapes.encode()).hexdigest()}")
+            assert isinstance(told, list)
+            for rank, (theirs, ours) in enumerate(zip(told, [told[0]] * len(told), strict=True)):
+                if theirs != ours:
+                    what = "other data" if str(theirs).split()[0] != str(ours).split()[0] else "another model"
+                    raise DataError(
+                        f"rank {rank} of {self.size} has {what} than rank 0",
+                        hint="each process needs the same model.py and the same files; model.py should draw from "
+                        "torch's, NumPy's or Python's global generators, which are seeded",
+                    )
+            with torch.no_grad():
+                for value in state.values():
+                    idist.broadcast(value, src=0)
+        except AuthoringError:
+            raise
+        except RuntimeError as error:
+            raise _lost() from error
+
     def attach(self, trainer: Engine, seed: int) -> None:
         """Lets each process draw numbers of its own.
 
@@ -232,15 +266,14 @@ class Group:
             self._hear(self._reduce(heard).item())
         return stop.received is not None
 
-    def describe(self, model: nn.Module, batch_size: int, lr: float) -> list[str]:
+    def describe(self, model: nn.Module, batch_size: int) -> list[str]:
         """What a person should know at the start of a training in several processes, a line each."""
         if self.size == 1:
             return []
         sizes = [len(Group(rank, self.size).part(range(batch_size))) for rank in range(self.size)]
         each = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{min(sizes)} or {max(sizes)}"
         lines = [
-            f"{self.size} processes ({idist.backend()}): batch {batch_size} in all, {each} a process, lr {lr:.4g}; "
-            "nothing is scaled"
+            f"{self.size} processes ({idist.backend()}): batch {batch_size} in all, {each} a process; nothing is scaled"
         ]
         layers = list(model.modules())
         norms = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)

@@ -33,6 +33,8 @@ from py_authoring.stopping import Say, StopSignal, interruptible
 
 #: How long the others may take to notice that one has ended, and to say what they must, before they are killed.
 SECONDS_TO_END = 10.0
+#: The same where one has ended by itself: rank 0 may still be writing a checkpoint and the report.
+SECONDS_TO_WRITE = 60.0
 _STORE = "PY_AUTHORING_STORE"  # where processes that `launch` started find each other
 _START = "from py_authoring.launching import work; work()"
 
@@ -130,6 +132,7 @@ def _start(number: int, nproc: int, folder: str, given: str) -> _Process:
         stdout=subprocess.DEVNULL if number else 2,
         stderr=errors,
         pass_fds=[writer.fileno()],
+        start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
     )
     writer.close()
     assert popen.stdin is not None
@@ -145,8 +148,11 @@ def _listen(processes: list[_Process], stop: StopSignal, say: Say) -> None:
         _hear(processes, say)
         if stop.received is not None:
             _ask_to_end(processes)
-        if any(process.popen.poll() not in (None, 0) for process in processes):
-            deadline = deadline or time.monotonic() + SECONDS_TO_END
+        codes = [process.popen.poll() for process in processes]
+        ended = [code for code in codes if code not in (None, 0, InterruptedRunError.exit_code)]
+        if ended:
+            seconds = SECONDS_TO_END if any(code < 0 for code in ended if code is not None) else SECONDS_TO_WRITE
+            deadline = deadline or time.monotonic() + seconds
             if time.monotonic() > deadline:
                 return  # the caller kills those that are left
     _hear(processes, say)
@@ -233,7 +239,6 @@ class _Remote(Exception):
 
 def work() -> None:
     """What a process does that `launch` started: trains, and tells the other end of its pipe how it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; `launch` passes it on
     parent = Connection(int(sys.argv[1]), readable=False)
     arguments = json.loads(sys.stdin.readline())
     sys.argv[:] = arguments.pop("argv")

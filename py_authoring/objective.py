@@ -70,6 +70,12 @@ def batch_loss(
     what = f"`{section.function}` in `{resolved.directory / MODEL_FILE}`"
 
     def own(model: nn.Module, inputs: Mapping[str, Tensor], target: Any, total: Tensor | None = None) -> Tensor:
+        samples = count_samples((dict(inputs), target))
+        if samples == 0:  # of SyncBatchNorm's processes all must call the model
+            raise ModelFileError(
+                f"{what} cannot give the loss of no samples: a batch has fewer than there are processes",
+                hint="fewer processes, or a data.validation that leaves another last batch",
+            )
         value = computed(function, model, inputs, target)
         if not isinstance(value, Tensor):
             raise ModelFileError(f"{what} returned {type(value).__name__}, expected a tensor of one number")
@@ -85,7 +91,7 @@ def batch_loss(
                 hint="compute it from what `model(**inputs)` returns, without `.detach()`, `.item()` or `no_grad`",
             )
         value = value.reshape(()).float()
-        return value if total is None else value * count_samples((dict(inputs), target)) / total
+        return value if total is None else value * samples / total
 
     return own
 

@@ -74,7 +74,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
         ([Linear(in_features=2, out_features=2, bias=True)], ['1.weight', '1.bias'])
     """
     names = _named(model, patterns, "model.freeze")
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # a tied one has two names
         if name in names:
             parameter.requires_grad_(False)
     if patterns and not any(parameter.requires_grad for parameter in model.parameters()):

@@ -14,6 +14,7 @@ from ignite.engine import Engine
 from ignite.handlers import LRScheduler
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
+from py_authoring.errors import ResumeError
 from py_authoring.recipe_sections import (
     ConstantSchedule,
     CosineSchedule,
@@ -89,7 +90,16 @@ class Schedule:
         return {"by_iteration": dict(self._by_iteration.state_dict()), "plateau": plateau}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken."""
+        """Goes on where `state_dict` was taken.
+
+        Raises:
+            ResumeError: an older version took it, which set the rate after each epoch.
+        """
+        if "by_iteration" not in state:
+            raise ResumeError(
+                "the run was begun by an older py-authoring, whose learning rates this one does not continue",
+                hint="`evaluate` and `export` take its checkpoints; without `--resume` a new run starts",
+            )
         self._by_iteration.load_state_dict(state["by_iteration"])
         if self._plateau is not None:
             self._plateau.load_state_dict(state["plateau"])

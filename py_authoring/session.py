@@ -23,7 +23,7 @@ from py_authoring.learnt import Learnt
 from py_authoring.lightning import is_lightning, load_hooks
 from py_authoring.model_file import build_model, find_class
 from py_authoring.optimization import build_optimizer
-from py_authoring.pretrained import freeze
+from py_authoring.pretrained import freeze, load_pretrained
 from py_authoring.recipe import ResolvedRecipe, check_monitor
 from py_authoring.run_folder import Row
 from py_authoring.schedule import Schedule
@@ -209,6 +209,8 @@ def open_session(
     learnt: Learnt | None = None,
     group: Group | None = None,
     device: torch.device | None = None,
+    *,
+    resumed: bool = False,
 ) -> Session:
     """Loads the data, seeds, and builds model, optimizer, trainer and evaluator; writes nothing.
 
@@ -219,6 +221,7 @@ def open_session(
         learnt: what the checkpoint of a resumed run holds of the training samples: it is not learnt anew.
         group: the processes that train together; default: this one alone.
         device: where this process trains; default: the recipe's.
+        resumed: its weights come from a checkpoint, and not from `model.weights`.
 
     Raises:
         NotFoundError, DataError, ModelFileError, DeviceError, UnavailableError: what is wrong with the recipe's world.
@@ -236,6 +239,9 @@ def open_session(
     data_sha256 = splits.sha256()
     resuming.seed_everything(recipe.training.seed)
     model = group.synchronise(build_model(resolved, splits.learnt).to(device))
+    if not resumed:
+        load_pretrained(model, resolved, say)
+    group.start_alike(model, data_sha256)
     frozen = freeze(model, recipe.model.freeze)
     if is_lightning(model):
         group.refuse("a LightningModule")

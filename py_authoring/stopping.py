@@ -5,8 +5,10 @@ No torch here.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ class StopSignal:
         self.received: signal.Signals | None = None
         self.deferred = False
         self._say = say
+        self._heard_at = -math.inf
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -44,8 +47,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGTERM and time.monotonic() - self._heard_at < 1.0:
+            return  # `timeout` and some supervisors send one to the process and one to its group
         if not self.deferred or self.received is not None:
             raise KeyboardInterrupt
+        self._heard_at = time.monotonic()
         self.received = signal.Signals(number)
         self._say(f"{self.received.name}: saving a checkpoint; once more ends at once")
 

@@ -29,7 +29,6 @@ from py_authoring.launching import launch
 from py_authoring.learnt import learnt_of
 from py_authoring.lightning import OWN_SECTIONS
 from py_authoring.loggers import logged
-from py_authoring.pretrained import load_pretrained
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
 from py_authoring.session import Session, checkpoint_handler, open_session
@@ -115,11 +114,9 @@ def train(
             changes = resuming.compare_recipes(checkpoint.recipe_of(saved, directory), resolved)
         chosen = group.choose_device(resolved.recipe.training.device)
         with group.joined(chosen):
-            session = open_session(resolved, folder, say, learnt, group, chosen)
+            session = open_session(resolved, folder, say, learnt, group, chosen, resumed=saved is not None)
             for change in changes:
                 say(f"changed: {change}")
-            if saved is None:
-                load_pretrained(session.model, resolved, say)
             with run_record.recorded(session), logged(session) if group.leads else nullcontext():
                 _run(session, stop, saved)
                 group.leave()
@@ -191,11 +188,10 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
     def validate(trainer: Engine) -> None:
         row: Row = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
         row["loss"] = session.running_loss.take()
+        session.check_finite()
         if session.lightning is not None:
-            session.check_finite()
             row |= session.lightning.end_epoch()
         elif session.evaluator is not None:
-            session.check_finite()
             metrics = run_evaluator(
                 session.evaluator, session.splits.validation, session.resolved, *session.share_of_validation
             )
@@ -348,7 +344,8 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
         f"{session.resolved.name}: {parameters:,} parameters on {session.device}, {splits.name} with "
         f"{len(splits.train):,} samples to train on, {len(splits.validation):,} to validate"
     )
-    parts = -(-training.batch_size // training.micro_batch_size)
+    share = -(-training.batch_size // session.group.size)
+    parts = -(-share // training.micro_batch_size)
     micro = f" in {parts} micro-batches of at most {training.micro_batch_size}" if parts > 1 else ""
     of_module = session.lightning is not None
     lr = session.optimizer.param_groups[0]["lr"] if of_module else session.resolved.recipe.optimizer.lr
@@ -356,7 +353,7 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
         f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
         f"learning rate {lr:g}{session.scheduler.describe()}"
     )
-    for line in session.group.describe(session.model, training.batch_size, session.optimizer.param_groups[0]["lr"]):
+    for line in session.group.describe(session.model, training.batch_size):
         session.say(line)
     if saved is None:
         return

@@ -155,7 +155,7 @@ def test_two_processes_give_what_one_gives_also_under_torchrun_and_both_at_once(
     assert [each.returncode for each in started] == [0, 0], said + torchrun_said
     assert json.loads(out)["epochs"] == 3  # rank 0 speaks alone, and stdout is JSON alone
     for text in (said, torchrun_said):
-        assert "2 processes (gloo): batch 5 in all, 2 or 3 a process, lr 0.1; nothing is scaled" in text
+        assert "2 processes (gloo): batch 5 in all, 2 or 3 a process; nothing is scaled" in text
         assert text.count("epoch 1/3") == text.count("next: py-authoring evaluate") == 1
     for folder in (ours, torchruns):
         assert_equal_to_rounding(alone, folder)
