@@ -295,7 +295,13 @@ def count_classes(
         raise failed(error, resolved, "trying the model on one sample") from error
     finally:
         model.train(training)
-    return output.shape[-1]
+    classes = output.shape[-1] if output.ndim > 1 else 1
+    if classes < 2:
+        raise ModelFileError(
+            f"forward returns one number a sample, and loss.name {resolved.recipe.loss.name} takes one for each class",
+            hint='for a number to predict: loss.name = "mse"; for yes or no: loss.name = "bce_with_logits"',
+        )
+    return classes
 
 
 def to_device(batch: Sample, device: torch.device | str) -> Sample:

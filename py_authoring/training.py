@@ -19,7 +19,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EarlyStopping, TerminateOnNan
 
-from py_authoring import atomic, checkpoint, resuming, run_record
+from py_authoring import atomic, checkpoint, resuming, run_record, runs
 from py_authoring.data_workers import name_the_dead
 from py_authoring.distributed import group_of_this_process, name_the_lost
 from py_authoring.errors import AuthoringError, InterruptedRunError
@@ -353,6 +353,9 @@ def _say_start(session: Session, saved: Mapping[str, Any] | None) -> None:
         f"batch {training.batch_size}{micro}, {len(session.batches):,} iterations an epoch, "
         f"learning rate {lr:g}{session.scheduler.describe()}"
     )
+    if training.monitor in session.resolved.recipe.metric_functions:
+        which = "smallest" if runs.lower_is_better(training.monitor) else "largest"
+        session.say(f"the best checkpoint is that of the {which} {training.monitor}")
     for line in session.group.describe(session.model, training.batch_size):
         session.say(line)
     if saved is None:

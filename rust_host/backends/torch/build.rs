@@ -37,10 +37,13 @@ fn main() {
         .flag("-Wextra")
         .flag("-fno-unswitch-loops") // copies of the kernel's tiles, four times as long to compile and no faster
         .flag("-fno-ipa-cp-clone")
+        .flag("-fopenmp") // at::parallel_for is inline, and without it runs everything on one thread, without a word
         .flag("-Wno-stringop-overflow") // a false alarm of GCC 12 in libtorch's own headers
         .files(sources)
         .compile("rust_host_shim");
     println!("cargo::rustc-link-lib=dylib=dl");
+    // The one that lies beside libtorch is loaded, by its soname: its threads are those of libtorch's own operators.
+    println!("cargo::rustc-link-lib=dylib=gomp");
     // Dependents read this as DEP_RUST_HOST_TORCH_LIBTORCH and turn it into their rpath.
     println!("cargo::metadata=libtorch={}", lib.display());
     // For this crate's own tests, and for librust_host_torch.so, which the binary opens: a bundle has libtorch beside it,
