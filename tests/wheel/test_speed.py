@@ -1,6 +1,7 @@
 """The optimised form of a model: the same numbers, the same errors, and never where it could be noticed."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -422,6 +423,11 @@ def test_results_are_the_callers_alone(tmp_path):
         assert kept.tolist() == [1, 1, 1] and part.tolist() == [1, 1]
         kept[:] = 7
         part[:] = 7
+
+
+def test_layers_share_the_threads_of_libtorchs_own():
+    # at::parallel_for is inline: compiled without OpenMP it runs everything on one thread, and says nothing
+    assert b"GOMP_parallel" in Path(rust_host._native.__file__).read_bytes()
 
 
 def test_many_threads_may_make_the_first_call(tmp_path):
