@@ -120,7 +120,7 @@ def sweep(
 
     Raises:
         RecipeError, SpaceError, NotFoundError, UnavailableError: what is wrong, before anything is written.
-        RefusedError: it runs already, or recipe or model.py changed since it began.
+        RefusedError: it or one of its trials runs already, or recipe or model.py changed since it began.
         TrainingError: no trial has a result, or the first three failed alike.
         InterruptedRunError: stopped by a signal; the hint says how to go on.
     """
