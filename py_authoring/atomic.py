@@ -101,11 +101,14 @@ def clear_stale(folder: Path | str, *, recursive: bool = False) -> list[Path]:
         What was removed. A folder that does not exist gives an empty list.
     """
     removed = []
-    for path in Path(folder).glob("**/.*.tmp" if recursive else ".*.tmp"):
-        match = _TEMPORARY.match(path.name)
-        if match is not None and not _is_alive(int(match[1])):
-            _remove(path)
-            removed.append(path)
+    for parent, folders, files in os.walk(folder):  # which goes on where a folder vanishes meanwhile
+        for name in [*folders, *files]:
+            match = _TEMPORARY.match(name)
+            if match is not None and not _is_alive(int(match[1])):
+                _remove(Path(parent, name))
+                removed.append(Path(parent, name))
+        if not recursive:
+            break
     return removed
 
 

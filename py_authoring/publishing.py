@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ class Published:
         name: the model's name.
         version: its number.
         files: name → SHA-256, of all files but the manifest.
-        signed: whether a signature lies there.
+        signed: whether a signature of this key lies there; None where one lies there and no key was given to check it.
         changed: whether anything was written; False where all was there already.
         notes: what a person should know, a sentence each.
     """
@@ -57,7 +58,7 @@ class Published:
     name: str
     version: int
     files: dict[str, str]
-    signed: bool
+    signed: bool | None
     changed: bool
     notes: list[str] = field(default_factory=list)
 
@@ -109,17 +110,20 @@ def publish(
     files = _read(source)
     manifest = manifest_of(name, number, files)
     signature = None if private is None else private.sign(manifest)
-    notes = _notes(files, key)
+    there = _is_there(target)
+    notes = _notes(files, target, key)
     atomic.clear_stale(target.parent)
 
-    def published(signed: bool, changed: bool) -> Published:
+    def published(signed: bool | None, changed: bool) -> Published:
         digests = {file: trusted.digest_of(data) for file, data in files.items()}
         return Published(target, name, number, digests, signed, changed, notes)
 
-    if target.exists() and any(target.iterdir()):
-        signed = _compare(target, files, manifest, signature)
-        if signed or signature is None:
-            return published(signed, changed=False)
+    if there:
+        has_signature = _compare(target, files, manifest, signature)
+        if signature is None:
+            return published(None if has_signature else False, changed=False)
+        if has_signature:
+            return published(signed=True, changed=False)
         _check(target, source, files, None, say)
         atomic.write_bytes(target / SIGNATURE_FILE, signature)
         return published(signed=True, changed=True)
@@ -139,7 +143,8 @@ def _find_version(directory: Path, version: int | None) -> Path:
     numbers = sorted(int(path.name) for path in folders if any((path / name).is_file() for name in names))
     shown = directory.resolve().name
     if not numbers:
-        raise NotFoundError(f"model `{shown}` has no version", hint=f"`py-authoring export {command_name(directory)}`")
+        hint = f"`{shlex.join(['py-authoring', 'export', command_name(directory)])}`"
+        raise NotFoundError(f"model `{shown}` has no version", hint=hint)
     if version is not None and version not in numbers:
         known = ", ".join(map(str, numbers[-5:]))
         raise NotFoundError(f"model `{shown}` has no version {version}", hint=f"versions there: {known}")
@@ -155,14 +160,27 @@ def _read(source: Path) -> dict[str, bytes]:
         raise NotFoundError(f"cannot read `{error.filename}`: {(error.strerror or str(error)).lower()}") from error
 
 
-def _notes(files: Mapping[str, bytes], key: str | Path | None) -> list[str]:
+def _is_there(target: Path) -> bool:
+    try:
+        return target.exists() and any(target.iterdir())
+    except NotADirectoryError as error:
+        hint = "move it away, or publish to another folder"
+        raise RefusedError(f"`{target}` is a file, and a version is a folder", hint=hint) from error
+    except OSError as error:
+        raise RefusedError(f"cannot read `{target}`: {(error.strerror or str(error)).lower()}") from error
+
+
+def _notes(files: Mapping[str, bytes], target: Path, key: str | Path | None) -> list[str]:
     notes = []
-    if key is None:
+    if key is None and (target / SIGNATURE_FILE).exists():
+        command = shlex.join(["rust-host", "verify", str(target), "--require-signed"])
+        notes.append(f"a signature lies there, and was not checked: `{command} KEY.pub` checks it")
+    elif key is None:
         notes.append(
             "not signed: `--key KEY.pem` signs it; `openssl genpkey -algorithm ed25519 -out KEY.pem` makes a key"
         )
     elif Path(key).stat().st_mode & 0o077:
-        notes.append(f"`{key}` can be read by others: `chmod 600 {key}`")
+        notes.append(f"`{key}` can be read by others: `{shlex.join(['chmod', '600', str(key)])}`")
     package = MODEL_FILES[COMPILED]
     if package in files:
         digest = trusted.digest_of(files[package])
@@ -236,7 +254,7 @@ def _raise_if_wrong(done: subprocess.CompletedProcess[str], folder: Path, source
     wrong = [output["output"] for output in document.get("outputs", []) if not output.get("ok", True)]
     raise ParityError(
         f"`{source / name}` does not give its golden outputs in the host: {', '.join(wrong) or 'all'} differ",
-        hint=f"`rust-host verify {source / name}` shows how far",
+        hint=f"`rust-host verify {shlex.quote(str(source / name))}` shows how far",
     )
 
 

@@ -9,7 +9,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,17 +153,16 @@ def find_run_folder(run: str | Path) -> Path:
     raise _no_run(text, f"model `{directory.resolve().name}` has no run of that name", known, "py-authoring runs")
 
 
-def new_name(folder: Path, taken: Collection[str] = (), now: datetime.datetime | None = None) -> str:
+def new_name(folder: Path, now: datetime.datetime | None = None) -> str:
     """A name in a folder for what starts now, later in order than all others: `20261125-101500`, `…-2` in a second.
 
     Args:
         folder: what lies there has names already.
-        taken: names that will lie there.
         now: default: the time of the machine.
     """
     stem = (now or datetime.datetime.now()).strftime("%Y%m%d-%H%M%S")
     name, count = stem, 1
-    while name in taken or (folder / name).exists():
+    while (folder / name).exists():
         count += 1
         name = f"{stem}-{count}"
     return name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from py_authoring.cli.output import common_options, json_option, model_argument, print_data, print_json, say, say_next
@@ -38,4 +40,5 @@ def command(model: str, to: str, version: int | None, key: str | None, as_json: 
         print_json(published.to_dict())
     else:
         print_data(str(published.path))
-    say_next(f"rust-host verify {published.path}" + (" --require-signed KEY.pub" if published.signed else ""))
+    command = shlex.join(["rust-host", "verify", str(published.path)])
+    say_next(command + ("" if published.signed is False else " --require-signed KEY.pub"))

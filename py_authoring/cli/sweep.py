@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -89,7 +90,7 @@ def command(
     else:
         print_data(as_text(done))
     if len(done.best_runs) > 1:
-        say_next(f"py-authoring compare {' '.join(done.best_runs)}")
+        say_next(shlex.join(["py-authoring", "compare", *done.best_runs]))
     say_next(done.command)
 
 

@@ -26,12 +26,15 @@ from py_authoring.recipe import ResolvedRecipe, find_model, flatten, load_recipe
 from py_authoring.sweeping import search
 from py_authoring.sweeping.process import TrialProcess
 from py_authoring.sweeping.record import SWEEPS, Record, Trial, find_sweep, first_change, locked, read_record
-from py_authoring.sweeping.space import Dimension, as_overrides, check_space, read_space
+from py_authoring.sweeping.space import Dimension, SpaceError, as_overrides, check_space, read_space
 
 __all__ = ["Sweep", "sweep"]
 
 #: Trials where nobody says how many and there is no grid.
 TRIALS = 20
+_MOST_TRIALS = 10_000
+#: Its runs are named after it, with a time before and a number behind.
+_LONGEST_NAME = 70
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_SAVE = 120.0
 _ALIKE = 3
@@ -117,7 +120,7 @@ def sweep(
 
     Raises:
         RecipeError, SpaceError, NotFoundError, UnavailableError: what is wrong, before anything is written.
-        RefusedError: it runs already, or recipe or model.py changed since it began.
+        RefusedError: it or one of its trials runs already, or recipe or model.py changed since it began.
         TrainingError: no trial has a result, or the first three failed alike.
         InterruptedRunError: stopped by a signal; the hint says how to go on.
     """
@@ -129,7 +132,7 @@ def sweep(
             )
         folder = find_sweep(directory, name)
     else:
-        folder = _begin(directory, vary, trials, sampler, seed or 0, prune, name, overrides)
+        folder = _begin(directory, vary, trials, sampler, seed or 0, prune, name, overrides, jobs)
     with locked(folder), _Stop(say) as stop:
         record = read_record(folder)
         if resume:
@@ -150,6 +153,7 @@ def _begin(
     prune: bool,
     name: str | None,
     overrides: Sequence[str],
+    jobs: int,
 ) -> Path:
     space, mistakes = read_space(directory, vary)
     base = check_space(directory, space, overrides, mistakes)
@@ -158,6 +162,13 @@ def _begin(
     chosen = search.choose_sampler(space, sampler, prune)
     most = search.size_of(space) if chosen == "grid" else None
     planned = min(trials or most or TRIALS, most or trials or TRIALS)
+    if planned > _MOST_TRIALS:
+        raise SpaceError(
+            f"the grid has {planned:,} points, and a sweep has at most {_MOST_TRIALS:,} trials",
+            hint="`--trials N` takes its first N points, `--sampler random --trials N` any N",
+        )
+    if name is not None and len(name) > _LONGEST_NAME:
+        raise UsageError(f"the sweep's name has {len(name)} characters; expected at most {_LONGEST_NAME}")
     folder = directory / SWEEPS / (runs.check_name(name) if name is not None else runs.new_name(directory / SWEEPS))
     if folder.exists():
         raise UsageError(f"sweep `{folder}` is there already", hint="`--resume` goes on with it; or another `--name`")
@@ -171,6 +182,7 @@ def _begin(
         overrides=_with_absolute_path(overrides, base),
         monitor=base.recipe.training.monitor,
         basis=_basis(base, space),
+        threads=None if jobs == 1 else max(1, _cores() // jobs),
     )
     atomic.clear_stale(folder.parent)
     with atomic.write_folder(folder) as temporary:
@@ -214,14 +226,13 @@ def _run(record: Record, directory: Path, jobs: int, stop: _Stop, say: Say) -> N
     waiting = [trial for trial in record.trials if trial.state in ("running", "interrupted")]
     if record.trials:
         say(f"sweep {record.folder.name} goes on: {len(record.trials) - len(waiting)} of {record.planned} trials done")
-    threads = None if jobs == 1 else max(1, len(os.sched_getaffinity(0)) // jobs)
     try:
         while stop.received is None:
             while len(running) < jobs and stop.received is None:
                 trial = waiting.pop(0) if waiting else _next(record, directory, say)
                 if trial is None:
                     break
-                process = _start(record, directory, trial, threads, say)
+                process = _start(record, directory, trial, stop, say)
                 if process is not None:
                     running[trial.number] = process
             if not running and not waiting and len(record.trials) >= record.planned:
@@ -232,10 +243,11 @@ def _run(record: Record, directory: Path, jobs: int, stop: _Stop, say: Say) -> N
     finally:
         _stop_all(record, directory, running, stop, say)
     done = sum(trial.state not in ("running", "interrupted") for trial in record.trials)
-    name = runs.command_name(directory)
+    words = ["py-authoring", "sweep", runs.command_name(directory), "--resume", "--name", record.folder.name]
+    words += ["--jobs", str(jobs)] if jobs > 1 else []
     raise InterruptedRunError(
         f"interrupted: {done} of {record.planned} trials done, recorded in `{record.folder}`",
-        hint=f"`py-authoring sweep {name} --resume --name {record.folder.name}` goes on, also within the trials",
+        hint=f"`{shlex.join(words)}` goes on, also within the trials",
     )
 
 
@@ -243,8 +255,10 @@ def _next(record: Record, directory: Path, say: Say) -> Trial | None:
     """The next trial that has to be trained; one with the values of a finished trial has its result at once."""
     while len(record.trials) < record.planned:
         values = search.propose(record)
-        taken = [trial.run for trial in record.trials]
-        trial = Trial(len(record.trials), values, runs.new_name(directory / runs.RUNS, taken))
+        number = len(record.trials)
+        # the time first, so that runs stay in order; the rest keeps two sweeps that run at once apart
+        run = f"{runs.new_name(directory / runs.RUNS)}-{record.folder.name}-{number}"
+        trial = Trial(number, values, runs.check_name(run))
         same = next((other for other in record.trials if other.values == values and other.state == "finished"), None)
         record.trials.append(trial)
         if same is None:
@@ -258,16 +272,22 @@ def _next(record: Record, directory: Path, say: Say) -> Trial | None:
     return None
 
 
-def _start(record: Record, directory: Path, trial: Trial, threads: int | None, say: Say) -> TrialProcess | None:
-    """Starts a trial, or goes on with it; None if its run has ended already and was only not written down."""
+def _start(record: Record, directory: Path, trial: Trial, stop: _Stop, say: Say) -> TrialProcess | None:
+    """Starts a trial, or goes on with it; None if its run has ended and was only not written down, or at a signal."""
     folder = directory / runs.RUNS / trial.run
     begun = (folder / runs.CHECKPOINTS / "last.pt").is_file()
     if begun:
         # of a sweep that was killed: the training saves its last checkpoint
         until = time.monotonic() + _SECONDS_TO_SAVE
-        while run_state.read_state(folder).state == "running" and time.monotonic() < until:
+        while (state := run_state.read_state(folder)).state == "running":
+            if stop.received is not None:
+                return None
+            if time.monotonic() > until:
+                raise RefusedError(
+                    f"trial {trial.number} still trains in another process, which holds `{folder}`",
+                    hint="wait for it, or end it: the sweep then goes on with `--resume`",
+                )
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        state = run_state.read_state(folder)
         if state.state in ("finished", "failed"):
             _judge(record, directory, trial, None if state.state == "finished" else state.message or "failed", say)
             return None
@@ -275,7 +295,7 @@ def _start(record: Record, directory: Path, trial: Trial, threads: int | None, s
     record.save()
     overrides = None if begun else [*record.overrides, *as_overrides(trial.values)]
     say(f"trial {trial.number}  {_shown(trial.values)}  {'goes on' if begun else 'begins'}")
-    return TrialProcess(directory, trial.run, overrides, record.folder / f"trial-{trial.number}.log", threads)
+    return TrialProcess(directory, trial.run, overrides, record.folder / f"trial-{trial.number}.log", record.threads)
 
 
 def _look(record: Record, directory: Path, running: dict[int, TrialProcess], say: Say) -> None:
@@ -383,6 +403,10 @@ def _result(record: Record, directory: Path) -> Sweep:
         command=shlex.join(["py-authoring", "train", name, *words]),
         best_runs=[f"{name}/{run}" for run in finished[:3]],
     )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shown(values: dict[str, Any]) -> str:

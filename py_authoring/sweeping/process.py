@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import py_authoring
 from py_authoring.errors import WriteError
@@ -32,7 +33,7 @@ class TrialProcess:
         directory: the model's folder.
         run: the run's name.
         overrides: `key=value` texts; None goes on with a run that is there.
-        log: takes what it says.
+        log: takes what it says, its error, and what model.py prints.
         threads: how many torch may use; None leaves it to torch.
 
     Raises:
@@ -46,7 +47,8 @@ class TrialProcess:
         if overrides is None:
             words = ["--resume"]
         command = [sys.executable, "-m", "py_authoring", "train", str(directory), "--run", run, *words, "--json"]
-        self._answer = TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115, closed when the process is gone
+        self._log = log
+        self._answer = TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, closed when the process is gone
         try:
             with log.open("a", encoding="utf-8") as said:
                 self._process = subprocess.Popen(
@@ -77,19 +79,34 @@ class TrialProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def message(self) -> str | None:
-        """Why it failed, once it is gone; None if it did not."""
+        """Why it failed, once it is gone; None if it did not. Writes into the log what stdout has."""
         code = self._process.wait()
         self._answer.seek(0)
-        text = self._answer.read()
+        printed, error = _parse(self._answer.read())
         self._answer.close()
+        hint = error.get("hint")
+        said = [printed, f"error: {error['message']}" if error else "", f"hint: {hint}" if hint else ""]
+        with suppress(OSError), self._log.open("a", encoding="utf-8") as log:  # the trial's result does not hang on it
+            log.write("".join(f"{text}\n" for text in said if text))
         if code == 0:
             return None
         if code < 0:
             with suppress(ValueError):
                 return f"its process was ended by {signal.Signals(-code).name}"
-        with suppress(ValueError, TypeError, KeyError):
-            return str(json.loads(text)["error"]["message"])
-        return f"its process ended with exit code {code}"
+        return str(error["message"]) if error else f"its process ended with exit code {code}"
+
+
+# What model.py prints is on the same stdout as the one document, which begins at the last `{` with keys two deep.
+def _parse(text: str) -> tuple[str, dict[str, Any]]:
+    """What was printed beside the document, and the document's error: message and hint; empty without one."""
+    start = text.rfind('{\n  "')
+    try:
+        document, length = json.JSONDecoder().raw_decode(text[start:] if start >= 0 else "")
+    except ValueError:
+        return text.strip(), {}
+    printed = (text[:start] + text[start + length :]).strip()
+    error = document.get("error") if isinstance(document, dict) else None
+    return printed, error if isinstance(error, dict) and "message" in error else {}
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -78,6 +79,7 @@ class Record:
         monitor: the recipe's training.monitor.
         basis: what must not change while a sweep lasts: the recipe's values, and the digest of model.py.
         trials: by number.
+        threads: how many each trial may use, so that one that goes on adds in the same order; None leaves it to torch.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Record:
     monitor: str
     basis: dict[str, Any]
     trials: list[Trial] = field(default_factory=list)
+    threads: int | None = None
 
     def save(self) -> None:
         """Writes it, durably.
@@ -104,6 +107,7 @@ class Record:
             "seed": self.seed,
             "prune": self.prune,
             "planned": self.planned,
+            "threads": self.threads,
             "overrides": self.overrides,
             "monitor": self.monitor,
             "basis": self.basis,
@@ -128,6 +132,7 @@ def read_record(folder: Path) -> Record:
             space=[parse_form(key, form) for key, form in document["vary"].items()],
             **{key: document[key] for key in ("sampler", "seed", "prune", "planned", "overrides", "monitor", "basis")},
             trials=[Trial(**trial) for trial in document["trials"]],
+            threads=document.get("threads"),
         )
     except RecordError:
         raise
@@ -150,7 +155,7 @@ def find_sweep(directory: Path, name: str | None) -> Path:
         known = ", ".join(path.name for path in found[-5:]) or "none"
         raise NotFoundError(f"model `{shown}` has no sweep `{name}`", hint=f"sweeps there: {known}")
     if not found:
-        hint = f"`py-authoring sweep {command_name(directory)} --vary KEY=FORM` begins one"
+        hint = f"`py-authoring sweep {shlex.quote(command_name(directory))} --vary KEY=FORM` begins one"
         raise NotFoundError(f"model `{shown}` has no sweep to go on with", hint=hint)
     return found[-1]
 

@@ -55,7 +55,7 @@ def choose_sampler(space: Sequence[Dimension], asked: str | None, prune: bool) -
 
 def size_of(space: Sequence[Dimension]) -> int:
     """How many points a grid has."""
-    return math.prod(len(dimension.values() or ()) for dimension in space)
+    return math.prod(dimension.count for dimension in space)
 
 
 def propose(record: Record) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def propose(record: Record) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for dimension in reversed(record.space):
             possible = dimension.values() or ()
-            number, place = divmod(number, len(possible))
+            number, place = divmod(number, dimension.count)
             values[dimension.key] = possible[place]
         return {dimension.key: values[dimension.key] for dimension in record.space}
     if record.sampler == "random":

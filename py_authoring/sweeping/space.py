@@ -37,7 +37,10 @@ FORMS = "[a, b, …], uniform(a, b), log(a, b), int(a, b) or logint(a, b)"
 #: Keys that decide what a trial is measured by: with other values of them the figures of two trials say nothing.
 _MEASURE = {"training.monitor", "metrics"} | {
     f"data.{key}"
-    for key in ("kind", "path", "function", "target", "task", "validation", "test", "split_seed", "split_by")
+    for key in (
+        *("kind", "path", "function", "target", "task", "validation", "test"),
+        *("split_seed", "split_by", "split_column", "split_key"),
+    )
 }
 
 
@@ -70,11 +73,16 @@ class Dimension:
             return recipe_toml.format_value(self.choices)
         return f"{self.kind}({self.low!r}, {self.high!r})"
 
-    def values(self) -> tuple[Any, ...] | None:
+    def values(self) -> Sequence[Any] | None:
         """All values, where they can be counted."""
         if self.kind == "int":
-            return tuple(range(int(self.low), int(self.high) + 1))
+            return range(int(self.low), int(self.high) + 1)
         return self.choices or None
+
+    @property
+    def count(self) -> int:
+        """How many values there are; 0 where they cannot be counted."""
+        return int(self.high) - int(self.low) + 1 if self.kind == "int" else len(self.choices)
 
     def ends(self) -> tuple[Any, ...]:
         """The values that tell whether a recipe takes all others."""
@@ -113,8 +121,10 @@ def parse_form(key: str, form: Any) -> Dimension:
     if text.startswith("[") and text.endswith("]"):
         read = recipe_toml.parse_value(text)
         # a shell takes the quotes of ["sgd", "adam"] away
-        words = [recipe_toml.parse_value(word.strip()) for word in text[1:-1].split(",") if word.strip()]
-        return _of_list(key, read if isinstance(read, list) else words)
+        words = [word.strip() for word in text[1:-1].split(",") if word.strip()]
+        if not isinstance(read, list) and any(set(word) & set("\"'[]{}") for word in words):
+            raise ValueError(f'`{text}` is no list; expected each text in quotes, ["a", "b"], or none, [a, b]')
+        return _of_list(key, read if isinstance(read, list) else [recipe_toml.parse_value(word) for word in words])
     match = _RANGE.match(text)
     if match is None:
         shown = text or recipe_toml.format_value(form)
@@ -233,7 +243,19 @@ def _of_list(key: str, values: list[Any]) -> Dimension:
     twice = next((text for text in shown if shown.count(text) > 1), None)
     if twice is not None:
         raise ValueError(f"has {twice} twice")
+    other = next((text for value, text in zip(values, shown, strict=True) if not _is_plain(value)), None)
+    if other is not None:
+        raise ValueError(f"has {other}; expected texts, finite numbers, true or false, lists and tables of these")
     return Dimension(key, "choices", tuple(values))
+
+
+# As the record can hold it: JSON knows no dates, and no numbers that are not finite.
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _number(kind: Kind, text: str) -> float:
@@ -273,9 +295,9 @@ def _cannot_vary(key: str, monitor: str, fixed: set[str]) -> str | None:
         return "given by --set too"
     if key.partition(".")[0] == "export":
         return "changes no training"
-    if key in _MEASURE:
+    if key in _MEASURE or any(measure.startswith(f"{key}.") for measure in _MEASURE):
         return "decides what trials are measured by, so theirs could not be compared"
-    if key.startswith("loss.") and monitor == "loss":
+    if key.partition(".")[0] == "loss" and monitor == "loss":
         others = ", ".join(name for name in ("accuracy", "f1", "r2", *LOWER_IS_BETTER[1:]))
         return f"changes the loss, and training.monitor is loss; set training.monitor to another metric: {others}"
     return None

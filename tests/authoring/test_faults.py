@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -238,6 +239,22 @@ def test_only_what_dead_processes_left_is_cleared(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [path.name for path in atomic.clear_stale(tmp_path)] == left[:1]
     assert sorted(names(tmp_path)) == sorted(left[1:])
+
+
+def test_a_folder_that_vanishes_while_stale_files_are_looked_for_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    scan = os.scandir
+
+    def vanish(path: Any) -> Any:
+        if Path(path) == tmp_path / "run":
+            Path(path).rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", vanish)
+    assert atomic.clear_stale(tmp_path, recursive=True) == []
+    assert not (tmp_path / "run").exists()
 
 
 def names(folder: Path) -> list[str]:

@@ -15,7 +15,19 @@ import pytest
 
 from py_authoring import run_state, runs
 from py_authoring.errors import DataError, NotFoundError, RefusedError, TrainingError, UnavailableError, UsageError
-from py_authoring.sweeping import Sweep, _look, _next, _refuse_if_all_fail_alike, _result, search, sweep
+from py_authoring.sweeping import (
+    Sweep,
+    _cores,
+    _look,
+    _next,
+    _refuse_if_all_fail_alike,
+    _result,
+    _start,
+    _Stop,
+    search,
+    sweep,
+)
+from py_authoring.sweeping.process import _parse
 from py_authoring.sweeping.record import Record, RecordError, Trial, read_record
 from py_authoring.sweeping.space import SpaceError, as_overrides, check_space, parse_form, read_space
 from py_authoring.training import train
@@ -84,6 +96,10 @@ def test_each_form_gives_values_from_end_to_end() -> None:
         ("[1]", "has 1 value; expected two or more"),
         ("[]", "has 0 values"),
         ("[1, 2, 1]", "has 1 twice"),
+        ("[1.0, inf]", "has inf; expected texts, finite numbers"),
+        ("[2026-01-01, 2026-01-02]", "has 2026-01-01; expected texts, finite numbers"),
+        ("[[1, nan], [1, 2]]", "has [1, nan]; expected"),
+        ("['a,b', c]", "is no list; expected each text in quotes"),
     ],
 )
 def test_a_wrong_form_is_a_sentence(form: str, said: str) -> None:
@@ -112,6 +128,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_key(make_model: MakeMode
         "data.validation": "[0.1, 0.2]",
         "loss.label_smoothing": "[0.0, 0.1]",
         "training.seed": "[1, 2]",
+        "data.split_column": "[a, b]",
     }
     space = [parse_form(key, form) for key, form in forms.items()]
     with pytest.raises(SpaceError) as caught:
@@ -127,10 +144,27 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_key(make_model: MakeMode
         "--vary training.monitor: decides what trials are measured by",
         "--vary data.validation: decides what trials are measured by",
         "--vary loss.label_smoothing: changes the loss, and training.monitor is loss",
+        "--vary data.split_column: decides what trials are measured by",
         "--vary training.seed: given by --set too",
     ]:
         assert said in problems, problems
     assert not list(folder.glob("sweeps")) and not list(folder.glob("runs"))
+
+
+@pytest.mark.parametrize(
+    ("key", "form", "said"),
+    [
+        ("data", '[{ kind = "none" }, { kind = "function" }]', "decides what trials are measured by"),
+        ("training", '[{ monitor = "loss" }, { monitor = "accuracy" }]', "decides what trials are measured by"),
+        ("loss", '[{ name = "cross_entropy" }, { name = "mse" }]', "changes the loss, and training.monitor is loss"),
+    ],
+)
+def test_a_whole_table_that_holds_a_measure_is_not_varied(
+    make_model: MakeModel, key: str, form: str, said: str
+) -> None:
+    with pytest.raises(SpaceError) as caught:
+        check_space(make_model(), [parse_form(key, form)], [])
+    assert f"--vary {key}: {said}" in "\n".join(caught.value.problems or [str(caught.value)])
 
 
 def test_the_file_of_a_model_says_what_to_vary_and_the_command_line_goes_before_it(make_model: MakeModel) -> None:
@@ -160,9 +194,19 @@ def test_a_grid_takes_each_point_once(tmp_path: Path) -> None:
     assert len({tuple(point.values()) for point in points}) == 6
 
 
+def test_a_long_range_takes_no_memory_and_a_grid_of_it_is_refused(make_model: MakeModel, tmp_path: Path) -> None:
+    record = a_record(tmp_path, "grid", training__seed="int(0, 1_000_000_000_000_000_000_000)")
+    assert search.choose_sampler(record.space, "random", False) == "random"
+    assert search.size_of(record.space) == 10**21 + 1 and search.propose(record) == {"training.seed": 0}
+    folder = make_model()
+    with pytest.raises(SpaceError, match=r"the grid has 2,147,483,648 points, and a sweep has at most 10,000 trials"):
+        sweep("tiny", vary=["training.seed=int(0, 2147483647)"], sampler="grid")
+    assert not (folder / "sweeps").exists()
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_what_is_proposed_depends_on_seed_number_and_earlier_trials_alone(tmp_path: Path, sampler: str) -> None:
-    forms = {"a__x": "uniform(-1, 1)", "a__n": "logint(1, 64)", "a__c": "[red, green, [1, 2]]"}
+    forms = {"a__x": "uniform(-1, 1)", "a__n": "logint(1, 64)", "a__c": '["red", "green", [1, 2]]'}
 
     def score(values: dict[str, Any]) -> float:
         return -((values["a.x"] - 0.3) ** 2) - (values["a.c"] != "green") - abs(values["a.n"] - 8) / 64
@@ -223,6 +267,9 @@ def test_trials_are_ordinary_runs_and_a_failed_one_does_not_end_the_sweep(make_m
     best, failed = done.trials
     assert (best.values, best.state, failed.state) == ({"optimizer.lr": 0.01}, "finished", "failed")
     assert "not finite" in str(failed.message) and best.run != failed.run
+    record = read_record(done.path)
+    assert all(trial.run.endswith(f"-{done.path.name}-{trial.number}") for trial in record.trials)
+    assert record.threads == max(1, _cores() // 2)  # a trial that goes on has them too, whatever --jobs is then
     assert done.command == "py-authoring train tiny --set training.epochs=2 --set optimizer.lr=0.01"
     assert [run.state for run in runs.summarize_runs(["tiny"])] == ["finished", "failed"]
     alone = train("tiny", overrides=["training.epochs=2", *as_overrides(best.values)], say=lines.append)
@@ -360,6 +407,39 @@ def test_a_run_can_be_given_a_name_and_gone_on_with_by_it(make_model: MakeModel)
         train("tiny", run="a/b", say=print)
 
 
+def test_what_a_trial_prints_hides_no_error_and_all_of_it_is_in_the_log(make_model: MakeModel) -> None:
+    folder = make_model()
+    code = (folder / "model.py").read_text()
+    code = code.replace("    x = torch.randn(", '    raise ValueError("no such samples")\n    x = torch.randn(', 1)
+    (folder / "model.py").write_text('print("hello {", end="")\n' + code)
+    with pytest.raises(TrainingError, match="no such samples"):
+        sweep("tiny", vary=["optimizer.lr=[0.01, 0.02]"], trials=1, name="told")
+    log = (folder / "sweeps/told/trial-0.log").read_text()
+    assert "hello {\n" in log and "error: " in log and "no such samples" in log
+    assert _parse('{"error": {"message": "x"}}\n') == ('{"error": {"message": "x"}}', {})  # of model.py, not ours
+    assert _parse('a\n{\n  "error": {\n    "message": "m",\n    "hint": null\n  }\n}\nb\n') == (
+        "a\n\nb",
+        {"message": "m", "hint": None},
+    )
+
+
+def test_a_trial_that_still_trains_elsewhere_is_not_trained_twice(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_model() / "runs/r"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.pt").touch()
+    record = a_record(run, "random", a__x="[1, 2]")
+    stop: Any = _Stop(print)
+    with run_state.hold(run):
+        monkeypatch.setattr("py_authoring.sweeping._SECONDS_TO_SAVE", 0.2)
+        with pytest.raises(RefusedError, match="trial 3 still trains in another process"):
+            _start(record, run.parents[1], Trial(3, {"a.x": 1}, "r"), stop, print)
+        monkeypatch.setattr("py_authoring.sweeping._SECONDS_TO_SAVE", 60)
+        stop.received = signal.SIGINT
+        assert _start(record, run.parents[1], Trial(3, {"a.x": 1}, "r"), stop, print) is None
+
+
 def test_what_cannot_be_begun_or_gone_on_with_is_a_sentence(make_model: MakeModel) -> None:
     folder = make_model()
     with pytest.raises(NotFoundError, match="has no sweep to go on with"):
@@ -368,6 +448,8 @@ def test_what_cannot_be_begun_or_gone_on_with_is_a_sentence(make_model: MakeMode
         sweep("tiny", vary=["optimizer.lr=[0.1, 0.2]"], overrides=["data.kind=none"])
     with pytest.raises(UsageError, match="can be no name"):
         sweep("tiny", vary=["training.batch_size=[4, 5]"], name="../x")
+    with pytest.raises(UsageError, match="has 71 characters; expected at most 70"):
+        sweep("tiny", vary=["training.batch_size=[4, 5]"], name="x" * 71)
     (folder / "sweeps/old").mkdir(parents=True)
     with pytest.raises(UsageError, match="is there already"):
         sweep("tiny", vary=["training.batch_size=[4, 5]"], name="old")

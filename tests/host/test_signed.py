@@ -230,7 +230,9 @@ def test_a_published_version_never_changes(model: Path, keys: Path, tmp_path: Pa
     second = publish(folder, served, key=keys / "ours.pem")
     assert second.changed and second.signed
     assert not publish(folder, served, key=keys / "ours.pem").changed
-    assert publish(folder, served).signed
+    unchecked = publish(folder, served)
+    assert unchecked.signed is None and not unchecked.changed
+    assert any("was not checked: `rust-host verify" in note for note in unchecked.notes)
     (first.path / "host.toml").write_text("# measured on the machine that runs it\n")
     assert not publish(folder, served).changed
     before = {path.name: path.read_bytes() for path in first.path.iterdir()}
@@ -274,6 +276,10 @@ def test_what_cannot_be_published_is_a_sentence(
         publish(tmp_path / "new", tmp_path)
     with pytest.raises(UsageError, match="is where the model itself lies"):
         publish(model, model.parent)
+    (tmp_path / "taken" / model.name).mkdir(parents=True)
+    (tmp_path / "taken" / model.name / "3").touch()
+    with pytest.raises(RefusedError, match="digits/3` is a file, and a version is a folder"):
+        publish(model, tmp_path / "taken")
     openssl("genpkey", "-algorithm", "ed448", "-out", tmp_path / "ed448.pem")
     openssl("pkey", "-in", keys / "ours.pem", "-aes256", "-passout", "pass:x", "-out", tmp_path / "locked.pem")
     (tmp_path / "text.pem").write_text("key\n")
