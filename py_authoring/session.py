@@ -101,15 +101,11 @@ class Session:
             "random": Saved(resuming.random_state if self.group.leads else dict),
         }
 
-    def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
-        """Puts everything back to where a checkpoint was taken; the random generators last.
-
-        Args:
-            saved: what `checkpoint.load_checkpoint` gave.
-            handlers: name → handler with a state.
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint of another training, before a hook of the module runs.
 
         Raises:
-            ResumeError: the data is another, or model.py has other weights.
+            ResumeError: it holds no training, or one of another kind of model, or of other data.
         """
         if "optimizer" not in saved or "data_sha256" not in saved:
             raise ResumeError(
@@ -128,6 +124,17 @@ class Session:
                 f"is now {self.data_sha256[:12]}…",
                 hint="without `--resume` a new run starts",
             )
+
+    def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
+        """Puts everything back to where a checkpoint was taken; the random generators last.
+
+        Args:
+            saved: what `checkpoint.load_checkpoint` gave, and `check` let pass.
+            handlers: name → handler with a state.
+
+        Raises:
+            ResumeError: model.py has other weights.
+        """
         if self.lightning is not None:
             self.lightning.load_state_dict(saved["lightning"])
             load_hooks(self.model, saved)

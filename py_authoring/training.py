@@ -265,6 +265,8 @@ def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
+    if saved is not None:
+        session.check(saved)
     if session.lightning is not None:
         session.lightning.begin(saved)
     if saved is not None:

@@ -161,6 +161,7 @@ class Fit:
         """on_train_epoch_start; not for an epoch that is gone on with."""
         self.stand_in.current_epoch = engine.state.epoch - 1
         if engine.state.iteration % self._length == 0:
+            self.stand_in.is_last_batch = False
             with self._named("starting an epoch"):
                 self.hooks("on_train_epoch_start")
 
@@ -260,7 +261,7 @@ class Fit:
 
     def _train_step(self, engine: Engine, sample: Sample) -> float | None:
         index = (engine.state.iteration - 1) % self._length
-        last = index == self._length - 1
+        last = self.stand_in.is_last_batch = index == self._length - 1
         with self._named("training"):
             batch = transfer(self.hooks, sample, self._device)
             self.logged.start_batch(batch)

@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader
 
 from py_authoring import checkpoint, run_record
 from py_authoring.data import TrainingBatches, load_splits
-from py_authoring.errors import InterruptedRunError, ModelFileError, RecipeError, RefusedError, TrainingError
+from py_authoring.errors import (
+    InterruptedRunError,
+    ModelFileError,
+    RecipeError,
+    RefusedError,
+    ResumeError,
+    TrainingError,
+)
 from py_authoring.export import export
 from py_authoring.lightning.evaluation import give_batch
 from py_authoring.lr_finding import find_learning_rate
@@ -279,6 +286,18 @@ def test_two_optimizers_by_hand_give_what_they_give_under_lightnings_trainer(mak
     assert run.history[-1]["loss"] is None and run.history[-1]["train_loss"] > 0
 
 
+def test_last_batch_of_an_epoch_and_what_processes_gather_are_as_under_lightnings_trainer(
+    make_model: MakeModel,
+) -> None:
+    methods = TWO_BY_HAND.replace("batch_idx == 4", "self.trainer.is_last_batch")
+    methods = methods.replace('"train_loss", loss', '"train_loss", self.all_gather(loss.detach())')
+    folder = make_model("lit", BY_LOSS, write_class(methods))
+    module, trainer = train_with_lightning(folder)
+    run = train(folder, say=silent)
+    assert_equal_weights(module, last(folder)["model"])
+    assert run.history[-1]["train_loss"] == float(trainer.callback_metrics["train_loss"])
+
+
 # Every hook that is run writes its name down; some change what is computed.
 HOOKS = """
 def setup(self, stage): self.note("setup", stage)
@@ -454,6 +473,41 @@ def test_stopped_and_resumed_training_equals_uninterrupted_one_bit_for_bit(
     assert_same(left, right)
     assert left["lightning_hooks"]["mine"]["kept"] == 20
     assert sys.modules["py_authoring_model_stopped"].LOADED
+
+
+def test_metric_whose_value_has_a_graph_is_kept_within_an_epoch(make_model: MakeModel) -> None:
+    text = code().replace(
+        "return loss", 'self.error(self(x)[:, 0], y.float()); self.log("error", self.error); return loss'
+    )
+    text = text.replace("self.accuracy = ", "self.error = torchmetrics.MeanSquaredError()\n        self.accuracy = ", 1)
+    run = train(make_model("lit", RECIPE, text), overrides=["training.checkpoint_every=2"], say=silent)
+    assert run.history[-1]["error"] > 0
+
+
+def test_run_of_another_model_or_of_other_data_is_refused_before_a_hook_runs(make_model: MakeModel) -> None:
+    methods = "def on_fit_start(self): raise RuntimeError('ran')"
+    plain = """
+from torch import nn
+
+class Lit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(x)
+"""
+    data = code()[code().index("def load_data") :]
+    folder = make_model("lit", RECIPE.replace('monitor = "val_acc"', ""), f"import torch\n{plain}\n{data}")
+    train(folder, epochs=1, say=silent)
+    (folder / "model.py").write_text(code(methods=methods))
+    with pytest.raises(ResumeError, match="is a LightningModule and was none when the run began"):
+        train(folder, resume=True, epochs=2, say=silent)
+    folder = make_model("other", RECIPE, code())
+    train(folder, epochs=1, say=silent)
+    (folder / "model.py").write_text(code(methods=methods).replace("manual_seed(1)", "manual_seed(2)"))
+    with pytest.raises(ResumeError, match="the data is not what the run began with"):
+        train(folder, resume=True, epochs=2, say=silent)
 
 
 def test_finished_training_goes_on_with_more_epochs(make_model: MakeModel) -> None:
