@@ -58,6 +58,10 @@ class Session:
     profile: TimeProfile = field(default_factory=TimeProfile)
     lightning: Fit | None = None  # where the model is a LightningModule, which brings its own step, loss and schedule
 
+    def __post_init__(self) -> None:
+        # a mask of attention holds -inf, and is no weight
+        self._never_finite = {name for name, buffer in self.model.named_buffers() if not _is_finite(buffer)}
+
     @property
     def epochs_done(self) -> int:
         """How many epochs are complete."""
@@ -85,6 +89,7 @@ class Session:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
         described = {name: Saved(lambda name=name: self._describe()[name]) for name in self._describe()}  # type: ignore[misc]
         if self.lightning is not None:
+            described["lightning_model"] = Saved(self.lightning.beside_weights)
             described["lightning_hooks"] = Saved(self.lightning.checkpoint_of_hooks)
         return {"model": self.measured, **described}
 
@@ -137,9 +142,9 @@ class Session:
         """
         if self.lightning is not None:
             self.lightning.load_state_dict(saved["lightning"])
-            load_hooks(self.model, saved)
+        weights = load_hooks(self.model, saved)
         try:
-            self.measured.load_state_dict(saved["model"])
+            self.measured.load_state_dict(weights)
         except RuntimeError as error:
             mismatch = str(error).splitlines()[-1].strip()
             raise ResumeError(
@@ -162,9 +167,9 @@ class Session:
             resuming.set_random_state(saved["random"])
 
     def check_finite(self) -> None:
-        """Raises `TrainingError` when a weight is NaN or infinite: no checkpoint may hold such."""
+        """Raises `TrainingError` when a weight is NaN or infinite that was not so from the start."""
         for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if name not in self._never_finite and not _is_finite(tensor):
                 raise self.not_finite(f"weight `{name}`")
 
     def not_finite(self, what: str) -> TrainingError:
@@ -196,6 +201,10 @@ class Session:
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
         }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 class Saved:
