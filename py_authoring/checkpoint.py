@@ -19,7 +19,7 @@ from torch import nn
 
 from py_authoring import atomic
 from py_authoring.errors import CheckpointError, NotFoundError, UsageError
-from py_authoring.lightning import load_hooks
+from py_authoring.lightning import load_attributes, load_hooks
 from py_authoring.recipe import ResolvedRecipe, recipe_from_dict
 from py_authoring.runs import CHECKPOINTS as CHECKPOINTS
 from py_authoring.runs import RUNS as RUNS
@@ -114,9 +114,10 @@ def load_weights_into(model: nn.Module, saved: Mapping[str, Any], file: Path) ->
     Raises:
         CheckpointError: names or shapes are others.
     """
-    load_hooks(model, saved)
+    load_attributes(model, saved)
+    weights = load_hooks(model, saved)
     try:
-        model.load_state_dict(saved["model"])
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
             f"checkpoint `{file}` does not fit model.py: {str(error).splitlines()[-1].strip()}",

@@ -58,6 +58,10 @@ class Session:
     profile: TimeProfile = field(default_factory=TimeProfile)
     lightning: Fit | None = None  # where the model is a LightningModule, which brings its own step, loss and schedule
 
+    def __post_init__(self) -> None:
+        # a mask of attention holds -inf, and is no weight
+        self._never_finite = {name for name, buffer in self.model.named_buffers() if not _is_finite(buffer)}
+
     @property
     def epochs_done(self) -> int:
         """How many epochs are complete."""
@@ -85,6 +89,7 @@ class Session:
         """What makes a checkpoint that can be evaluated and exported: name → object with `state_dict`."""
         described = {name: Saved(lambda name=name: self._describe()[name]) for name in self._describe()}  # type: ignore[misc]
         if self.lightning is not None:
+            described["lightning_model"] = Saved(self.lightning.beside_weights)
             described["lightning_hooks"] = Saved(self.lightning.checkpoint_of_hooks)
         return {"model": self.measured, **described}
 
@@ -101,15 +106,11 @@ class Session:
             "random": Saved(resuming.random_state if self.group.leads else dict),
         }
 
-    def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
-        """Puts everything back to where a checkpoint was taken; the random generators last.
-
-        Args:
-            saved: what `checkpoint.load_checkpoint` gave.
-            handlers: name → handler with a state.
+    def check(self, saved: Mapping[str, Any]) -> None:
+        """Refuses a checkpoint of another training, before a hook of the module runs.
 
         Raises:
-            ResumeError: the data is another, or model.py has other weights.
+            ResumeError: it holds no training, or one of another kind of model, or of other data.
         """
         if "optimizer" not in saved or "data_sha256" not in saved:
             raise ResumeError(
@@ -128,11 +129,22 @@ class Session:
                 f"is now {self.data_sha256[:12]}…",
                 hint="without `--resume` a new run starts",
             )
+
+    def restore(self, saved: Mapping[str, Any], handlers: Mapping[str, Any]) -> None:
+        """Puts everything back to where a checkpoint was taken; the random generators last.
+
+        Args:
+            saved: what `checkpoint.load_checkpoint` gave, and `check` let pass.
+            handlers: name → handler with a state.
+
+        Raises:
+            ResumeError: model.py has other weights.
+        """
         if self.lightning is not None:
             self.lightning.load_state_dict(saved["lightning"])
-            load_hooks(self.model, saved)
+        weights = load_hooks(self.model, saved)
         try:
-            self.measured.load_state_dict(saved["model"])
+            self.measured.load_state_dict(weights)
         except RuntimeError as error:
             mismatch = str(error).splitlines()[-1].strip()
             raise ResumeError(
@@ -155,9 +167,9 @@ class Session:
             resuming.set_random_state(saved["random"])
 
     def check_finite(self) -> None:
-        """Raises `TrainingError` when a weight is NaN or infinite: no checkpoint may hold such."""
+        """Raises `TrainingError` when a weight is NaN or infinite that was not so from the start."""
         for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if name not in self._never_finite and not _is_finite(tensor):
                 raise self.not_finite(f"weight `{name}`")
 
     def not_finite(self, what: str) -> TrainingError:
@@ -189,6 +201,10 @@ class Session:
             "threads": torch.get_num_threads(),
             "processes": self.group.size,
         }
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 class Saved:

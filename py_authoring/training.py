@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from py_authoring.handlers import Progress, Say, print_to_stderr
 from py_authoring.launching import launch
 from py_authoring.learnt import learnt_of
 from py_authoring.lightning import OWN_SECTIONS
+from py_authoring.lightning.evaluation import NothingLoggedError
 from py_authoring.loggers import logged
 from py_authoring.recipe import find_model, load_recipe
 from py_authoring.run_folder import Row, Run, write_history, write_metrics, write_start
@@ -187,10 +188,10 @@ def build_handlers(session: Session, stop: StopSignal) -> tuple[list[Handler], d
 
     def validate(trainer: Engine) -> None:
         row: Row = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
-        row["loss"] = session.running_loss.take()
+        row["loss"] = loss = session.running_loss.take()
         session.check_finite()
         if session.lightning is not None:
-            row |= session.lightning.end_epoch()
+            row |= session.lightning.end_epoch(loss)
         elif session.evaluator is not None:
             metrics = run_evaluator(
                 session.evaluator, session.splits.validation, session.resolved, *session.share_of_validation
@@ -265,6 +266,8 @@ def _begin(session: Session, stateful: Mapping[str, Any]) -> None:
 
 def _run(session: Session, stop: StopSignal, saved: Mapping[str, Any] | None) -> None:
     handlers, stateful = build_handlers(session, stop)
+    if saved is not None:
+        session.check(saved)
     if session.lightning is not None:
         session.lightning.begin(saved)
     if saved is not None:
@@ -325,10 +328,15 @@ def _finish(session: Session, seconds: float) -> Run:
     epoch = int(best["epoch"] or 0) if best is not None else None
     if session.evaluator is not None and epoch is not None and session.group.leads:
         file = session.folder / checkpoint.CHECKPOINTS / "best.pt"
-        session.model.load_state_dict(checkpoint.load_checkpoint(file)["model"])
-        evaluation = evaluate(
-            session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
-        )
+        saved = checkpoint.load_checkpoint(file)
+        if session.lightning is not None:
+            session.lightning.go_back(saved)
+        checkpoint.load_weights_into(session.model, saved, file)
+        with suppress(NothingLoggedError):  # a validation_step that looks without measuring
+            evaluation = evaluate(
+                session.model, session.splits.validation, session.resolved, session.device, session.splits.labels
+            )
+    if evaluation is not None:
         parts = {part: round(each, 3) for part, each in session.profile.seconds.items()}
         extra = {"best_epoch": epoch, "epochs": session.epochs_done, "seconds": parts}
         write_metrics(session.folder, "validation", evaluation, extra, session.say)

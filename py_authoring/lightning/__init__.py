@@ -41,19 +41,42 @@ def lightning_base(model: Any) -> type | None:
     return next((base for base in ours if base.__module__.partition(".")[0] in LIGHTNING), None)
 
 
-def load_hooks(model: Any, saved: Mapping[str, Any]) -> None:
-    """Gives on_load_checkpoint what on_save_checkpoint added to a checkpoint; before the weights are loaded.
+def load_attributes(model: Any, saved: Mapping[str, Any]) -> None:
+    """Gives a LightningModule the plain attributes that training changed, as a temperature, as they were measured."""
+    if is_lightning(model) and "lightning_model" in saved:
+        from py_authoring.lightning.attributes import put_back
+
+        put_back(model, saved["lightning_model"]["attributes"], known=True)
+
+
+def load_hooks(model: Any, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights of a checkpoint, after on_load_checkpoint: it gets epoch, global_step, state_dict and what was added.
+
+    Any other model's are returned as they are.
+
+    Args:
+        model: any.
+        saved: a checkpoint.
 
     Raises:
-        CheckpointError: it raised.
+        CheckpointError: on_load_checkpoint raised.
     """
-    added = saved.get("lightning_hooks")
-    if not added or not is_lightning(model):
-        return
+    weights: Mapping[str, Any] = saved["model"]
+    if not is_lightning(model) or "lightning_hooks" not in saved:
+        return weights
+    place = saved.get("lightning_model") or {"epoch": saved["epoch"], "global_step": saved["iteration"]}
+    checkpoint = {
+        "epoch": place["epoch"],
+        "global_step": place["global_step"],
+        "state_dict": dict(weights),
+        **saved["lightning_hooks"],
+    }
     try:
-        model.on_load_checkpoint(dict(added))
+        model.on_load_checkpoint(checkpoint)
+        weights = checkpoint["state_dict"]
     except Exception as error:  # a user's hook can raise anything
         raise CheckpointError(
             f"on_load_checkpoint of {type(model).__name__} cannot take what this checkpoint holds: "
             f"{type(error).__name__}: {error}"
         ) from error
+    return weights

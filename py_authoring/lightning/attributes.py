@@ -37,27 +37,93 @@ class Attributes:
             if new:
                 changed[path] = new
         frozen = [name for name, parameter in self._module.named_parameters() if not parameter.requires_grad]
-        return {"values": changed, "frozen": frozen}
+        return {"values": changed, "on_cpu": self._on_cpu(changed), "frozen": frozen}
+
+    def of_model(self) -> dict[str, Any]:
+        """What has changed of the model alone, without metrics; a copy, which no later hook changes."""
+        parts = dict(self._module.named_modules())
+        state = self.state_dict()
+        values = {path: each for path, each in state["values"].items() if not is_metric(parts[path])}
+        return copy.deepcopy({**state, "values": values})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts everything back."""
-        for path, values in state["values"].items():
-            part = self._module.get_submodule(path)
-            device = next((parameter.device for parameter in self._module.parameters()), torch.device("cpu"))
-            for name, value in values.items():
-                setattr(part, name, _on(value, device))
+        put_back(self._module, state)
         for name, parameter in self._module.named_parameters():
             parameter.requires_grad_(name not in state["frozen"])
+
+    def rewind(self) -> None:
+        """Makes everything what it was when the training began."""
+        now = self._values()
+        for path, values in self._first.items():
+            part = self._module.get_submodule(path)
+            for name, value in values.items():
+                if name not in now[path] or not _same(now[path][name], value):
+                    setattr(part, name, copy.deepcopy(value))
+
+    # On a GPU some tensors may stay on the CPU, as losses for a list; a checkpoint is read to the CPU.
+    def _on_cpu(self, changed: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[bool]]]:
+        if _device(self._module).type == "cpu":
+            return {}
+        return {
+            path: {name: [tensor.device.type == "cpu" for tensor in _tensors(value)] for name, value in values.items()}
+            for path, values in changed.items()
+        }
 
     def _values(self) -> dict[str, dict[str, Any]]:
         return {
             path: {
                 name: _detached(value)
-                for name, value in vars(part).items()
+                for name, value in (vars(part) | _unsaved_buffers(part)).items()
                 if name not in self._theirs and _is_plain(value)
             }
             for path, part in self._module.named_modules()
         }
+
+
+def is_metric(part: nn.Module) -> bool:
+    """Whether it is of torchmetrics."""
+    return any(kind.__module__.partition(".")[0] == "torchmetrics" for kind in type(part).__mro__)
+
+
+def put_back(module: nn.Module, state: Mapping[str, Any], *, known: bool = False) -> None:
+    """Gives a module the values that `Attributes.state_dict` held, each on the device where it was.
+
+    Args:
+        module: the same one, or one that model.py has built anew.
+        state: as `Attributes.state_dict` gave it.
+        known: leave out what a hook of the training made, and modes: a module that was built anew has none of these.
+    """
+    device, parts = _device(module), dict(module.named_modules())
+    for path, values in state["values"].items():
+        part = module.get_submodule(path) if not known else parts.get(path)
+        if part is None:
+            continue
+        for name, value in values.items():
+            if known and (name == "training" or name not in vars(part) | _unsaved_buffers(part)):
+                continue
+            on_cpu = iter(state.get("on_cpu", {}).get(path, {}).get(name, ()))
+            setattr(part, name, _map(value, lambda tensor, on_cpu=on_cpu: _moved(tensor, device, next(on_cpu, False))))
+
+
+# Part of no state_dict, though a step may change them.
+def _unsaved_buffers(part: nn.Module) -> dict[str, Any]:
+    return {name: part._buffers[name] for name in part._non_persistent_buffers_set if name in part._buffers}
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+
+
+def _moved(tensor: Tensor, device: torch.device, stays: bool) -> Tensor:
+    return tensor if stays else tensor.to(device)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    each = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return [tensor for part in each for tensor in _tensors(part)]
 
 
 def _is_plain(value: Any) -> bool:
@@ -70,10 +136,6 @@ def _is_plain(value: Any) -> bool:
 
 def _detached(value: Any) -> Any:
     return _map(value, lambda tensor: tensor.detach())
-
-
-def _on(value: Any, device: torch.device) -> Any:
-    return _map(value, lambda tensor: tensor.to(device))
 
 
 def _map(value: Any, change: Any) -> Any:

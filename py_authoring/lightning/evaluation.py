@@ -52,6 +52,10 @@ def counting(module: Any) -> Callable[[Any], int]:
     return lightning(module, "utilities.data").extract_batch_size  # type: ignore[no-any-return]
 
 
+class NothingLoggedError(ModelFileError):
+    """A step that measures logged nothing."""
+
+
 class Evaluator:
     """Runs one stage of a module with its hooks, in Lightning's order.
 
@@ -155,7 +159,8 @@ def evaluate(
         Name → number; a name's `val_` or `test_` is left out, as every table of metrics says which split it is of.
 
     Raises:
-        ModelFileError: it has no such step, or logs nothing in it.
+        ModelFileError: it has no such step.
+        NothingLoggedError: it logs nothing in it.
         TrainingError: it raised; names the line of model.py.
     """
     hooks = Hooks(module)
@@ -178,7 +183,7 @@ def evaluate(
     finally:
         module.trainer = before
     if not row:
-        raise ModelFileError(f"`{file}`: {stage}_step of {name} logs nothing", hint='self.log("val_loss", loss)')
+        raise NothingLoggedError(f"`{file}`: {stage}_step of {name} logs nothing", hint='self.log("val_loss", loss)')
     return _without_split(row)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from py_authoring.lightning import lightning_base
+from py_authoring.lightning.attributes import is_metric
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def _hide_metrics(part: nn.Module, after: ExitStack) -> None:
 
     after.callback(put_back)
     for name, child in children.items():
-        if any(kind.__module__.partition(".")[0] == "torchmetrics" for kind in type(child).__mro__):
+        if child is not None and is_metric(child):
             del part._modules[name]
 
 

@@ -7,6 +7,7 @@ evaluator, and the state that a checkpoint keeps.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ class Fit:
         self._attributes = Attributes(module)
         self._lr = self.optimizer.param_groups[0]["lr"]
         self.shown: list[str] = []
+        self._measured: dict[str, Any] | None = None  # the attributes with which the epoch's numbers were measured
+        self._key: str | None = None  # the column by which the best epoch is chosen
 
     # An exported model is built by __init__ alone, and a checkpoint is loaded into such a one.
     def _set_up(self, file: Path) -> None:
@@ -159,18 +162,27 @@ class Fit:
 
     def start_epoch(self, engine: Engine) -> None:
         """on_train_epoch_start; not for an epoch that is gone on with."""
-        self.stand_in.current_epoch = engine.state.epoch - 1
+        self.stand_in.current_epoch, self._measured = engine.state.epoch - 1, None
         if engine.state.iteration % self._length == 0:
+            self.stand_in.is_last_batch = False
             with self._named("starting an epoch"):
                 self.hooks("on_train_epoch_start")
 
-    def end_epoch(self) -> dict[str, float]:
-        """Validation and on_train_epoch_end → the columns of the epoch's row: all that was logged, and `lr`."""
+    def end_epoch(self, loss: float) -> dict[str, float]:
+        """Validation and on_train_epoch_end → the columns of the epoch's row: all that was logged, and `lr`.
+
+        Args:
+            loss: the mean of what training_step returned; NaN where it returned none.
+
+        Raises:
+            TrainingError: the module raised, or does not log what the best epoch is chosen by.
+        """
         validated: dict[str, float] = {}
         if self.validates:
             with self._named("validating"):
                 self.hooks("on_validation_model_zero_grad")
             validated = self.evaluator.run(self._splits.validation)
+            self._measured = self._attributes.of_model()
         with self._named("ending an epoch"):
             self.scheduler.update("step", self._length - 1, plateau=True)
             self._publish(self.logged.of_epoch())
@@ -180,11 +192,11 @@ class Fit:
         self.shown = [*self.logged.in_progress_bar(), *self.evaluator.in_progress_bar]
         self.logged.clear()
         row = {name: value for name, value in (trained | validated).items() if name not in RESERVED}
-        self._check_monitor(row)
+        self._check_monitor(row, loss)
         return {**row, "lr": self._lr}
 
     # The best checkpoint must never be chosen by something else than was asked for without a word.
-    def _check_monitor(self, row: Mapping[str, float]) -> None:
+    def _check_monitor(self, row: Mapping[str, float], loss: float) -> None:
         monitor = self._resolved.recipe.training.monitor
         key = monitored_key(row, monitor)
         if key == "loss" and monitor != "loss":
@@ -193,6 +205,19 @@ class Fit:
                 f"logged: {', '.join(row) or 'nothing'}",
                 hint="`--set training.monitor=NAME`",
             )
+        if key == "loss" and math.isnan(loss):
+            raise TrainingError(
+                f"training_step of {type(self.module).__name__} returns no loss, and no val_loss is logged: no epoch "
+                f"can be the best one; logged: {', '.join(row) or 'nothing'}",
+                hint="log something and name it with training.monitor",
+            )
+        if self._key not in (None, key):
+            raise TrainingError(
+                f"the best checkpoint is chosen by {self._key}, and in epoch {self.stand_in.current_epoch + 1} it "
+                f"would be by {key}: {type(self.module).__name__} must log the same in each epoch",
+                hint="log it in each epoch, or name another with training.monitor",
+            )
+        self._key = key
         if self.stand_in.current_epoch == 0:
             which = "smallest" if lower_is_better(key) else "largest"
             self._say(f"the best checkpoint is that of the {which} {key if key != 'loss' else 'training loss'}")
@@ -204,6 +229,21 @@ class Fit:
             self.hooks("on_train_end")
             self.hooks("on_fit_end")
             self.hooks("teardown", "fit")
+
+    def beside_weights(self) -> dict[str, Any]:
+        """What makes these weights the model that was measured: its attributes, and where the training was."""
+        return {
+            "epoch": self.stand_in.current_epoch,
+            "global_step": self.stand_in.global_step,
+            "attributes": self._measured or self._attributes.of_model(),
+        }
+
+    def go_back(self, saved: Mapping[str, Any]) -> None:
+        """Makes the module ready for a checkpoint of an earlier epoch, to be measured as it was then."""
+        self._attributes.rewind()
+        self.stand_in.current_epoch = saved["epoch"] - 1
+        if "lightning_model" in saved:  # older checkpoints have none
+            self.stand_in.global_step = saved["lightning_model"]["global_step"]
 
     def checkpoint_of_hooks(self) -> dict[str, Any]:
         """What on_save_checkpoint adds to a checkpoint.
@@ -243,6 +283,7 @@ class Fit:
         return {
             "global_step": stand_in.global_step,
             "should_stop": stand_in.should_stop,
+            "key": self._key,
             "callback_metrics": dict(stand_in.callback_metrics),
             "logged": self.logged.state_dict(),
             "attributes": self._attributes.state_dict(),
@@ -255,12 +296,13 @@ class Fit:
         stand_in.callback_metrics.update(
             {name: value.to(self._device) for name, value in state["callback_metrics"].items()}
         )
+        self._key = state.get("key")
         self.logged.load_state_dict(state["logged"])
         self._attributes.load_state_dict(state["attributes"])
 
     def _train_step(self, engine: Engine, sample: Sample) -> float | None:
         index = (engine.state.iteration - 1) % self._length
-        last = index == self._length - 1
+        last = self.stand_in.is_last_batch = index == self._length - 1
         with self._named("training"):
             batch = transfer(self.hooks, sample, self._device)
             self.logged.start_batch(batch)

@@ -100,7 +100,8 @@ class Logged:
             raise ValueError(f"self.log({name!r}) is called twice in {fx}, with other arguments")
         kept.computed = None
         if metric_attribute is not None:
-            kept.last = getattr(value, "_forward_cache", None)
+            of_batch = getattr(value, "_forward_cache", None)
+            kept.last = of_batch.detach() if isinstance(of_batch, Tensor) else None
             return
         value = value.detach()
         if value.dtype not in (torch.float32, torch.float64):

@@ -29,17 +29,17 @@ class Trainer:
     """
 
     accumulate_grad_batches = 1
-    barebones = False
+    barebones = fast_dev_run = False
     callbacks: tuple[Any, ...] = ()
     check_val_every_n_epoch = 1
     checkpoint_callback = early_stopping_callback = datamodule = logger = profiler = None
     gradient_clip_algorithm = None
     global_rank = local_rank = node_rank = 0
     is_global_zero = True
-    is_last_batch = False
     loggers: tuple[Any, ...] = ()
     log_every_n_steps = 1
-    max_steps = min_epochs = min_steps = -1
+    max_steps = -1
+    min_epochs = min_steps = None
     num_devices = num_nodes = world_size = 1
     precision = "32-true"
     predicting = sanity_checking = received_sigterm = interrupted = False
@@ -72,7 +72,7 @@ class Trainer:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.lr_scheduler_configs: list[Any] = []
         self.training = self.validating = self.testing = False
-        self.should_stop = False
+        self.should_stop = self.is_last_batch = False
         self.callback_metrics: dict[str, Tensor] = {}
         # What `LightningModule.log` looks at.
         self._results: Logged | None = None
@@ -137,6 +137,14 @@ class Strategy:
         return loss.detach()
 
     def reduce(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        """The value: there is one process."""
+        return value
+
+    def all_gather(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        """The value, as Lightning's own in one process."""
+        return value
+
+    def broadcast(self, value: Any, src: int = 0) -> Any:
         """The value: there is one process."""
         return value
 

@@ -17,8 +17,16 @@ from torch.utils.data import DataLoader
 
 from py_authoring import checkpoint, run_record
 from py_authoring.data import TrainingBatches, load_splits
-from py_authoring.errors import InterruptedRunError, ModelFileError, RecipeError, RefusedError, TrainingError
+from py_authoring.errors import (
+    InterruptedRunError,
+    ModelFileError,
+    RecipeError,
+    RefusedError,
+    ResumeError,
+    TrainingError,
+)
 from py_authoring.export import export
+from py_authoring.lightning.attributes import put_back
 from py_authoring.lightning.evaluation import give_batch
 from py_authoring.lr_finding import find_learning_rate
 from py_authoring.model_file import build_model
@@ -279,6 +287,18 @@ def test_two_optimizers_by_hand_give_what_they_give_under_lightnings_trainer(mak
     assert run.history[-1]["loss"] is None and run.history[-1]["train_loss"] > 0
 
 
+def test_last_batch_of_an_epoch_and_what_processes_gather_are_as_under_lightnings_trainer(
+    make_model: MakeModel,
+) -> None:
+    methods = TWO_BY_HAND.replace("batch_idx == 4", "self.trainer.is_last_batch")
+    methods = methods.replace('"train_loss", loss', '"train_loss", self.all_gather(loss.detach())')
+    folder = make_model("lit", BY_LOSS, write_class(methods))
+    module, trainer = train_with_lightning(folder)
+    run = train(folder, say=silent)
+    assert_equal_weights(module, last(folder)["model"])
+    assert run.history[-1]["train_loss"] == float(trainer.callback_metrics["train_loss"])
+
+
 # Every hook that is run writes its name down; some change what is computed.
 HOOKS = """
 def setup(self, stage): self.note("setup", stage)
@@ -401,6 +421,7 @@ def assert_same(left: Any, right: Any, path: str = "") -> None:
 KEEPING = """
 def on_train_start(self):
     self.outputs, self.kept, self.starts = [], 0, torch.rand(1)
+    self.register_buffer("ema", torch.zeros(()), persistent=False)
 
 def on_train_epoch_start(self):
     torch.rand(3)
@@ -411,10 +432,12 @@ def on_train_batch_end(self, outputs, batch, batch_idx):
     self.outputs.append(outputs["loss"])
     self.accuracy.update(self(batch[0]), batch[1])
     self.kept += 1
+    self.ema.mul_(0.9).add_(outputs["loss"])
 
 def on_train_epoch_end(self):
     self.log("spread", torch.stack(self.outputs).std())
     self.log("kept", float(self.kept))
+    self.log("ema", self.ema)
     self.outputs.clear()
 
 def on_save_checkpoint(self, checkpoint):
@@ -454,6 +477,111 @@ def test_stopped_and_resumed_training_equals_uninterrupted_one_bit_for_bit(
     assert_same(left, right)
     assert left["lightning_hooks"]["mine"]["kept"] == 20
     assert sys.modules["py_authoring_model_stopped"].LOADED
+
+
+WITH_SCALE = """
+def on_fit_start(self): self.seen = []
+
+def on_train_epoch_end(self):
+    self.scale = self.scale * 0.5 + 1.5
+
+def on_validation_epoch_end(self): EPOCHS.append(self.current_epoch)
+
+def on_save_checkpoint(self, checkpoint): checkpoint["version"] = 2
+
+def on_load_checkpoint(self, checkpoint):
+    assert checkpoint["version"] == 2 and checkpoint["global_step"] == 5 * (checkpoint["epoch"] + 1)
+    checkpoint["state_dict"] = dict(checkpoint["state_dict"])
+"""
+
+
+def test_history_end_of_training_evaluation_and_file_are_of_one_model(make_model: MakeModel) -> None:
+    text = code("return torch.optim.SGD(self.parameters(), lr=0.02)", WITH_SCALE).replace(
+        "self.save_hyperparameters()", "self.save_hyperparameters(); self.scale = 1.0", 1
+    )
+    text = text.replace("return self.head(self.net(x))", "return self.head(self.net(x)) * self.scale")
+    folder = make_model("lit", BY_LOSS, text.replace("class Lit", "EPOCHS = []\n\nclass Lit"))
+    run = train(folder, say=silent)
+    best = min(run.history, key=lambda row: row["val_loss"])
+    assert best["epoch"] == run.best_epoch
+    assert [0, 1, 2, 3, best["epoch"] - 1] == sys.modules["py_authoring_model_lit"].EPOCHS
+    assert run.metrics["loss"] == best["val_loss"]
+    assert evaluate_run(folder, split="validation").evaluation.metrics["loss"] == best["val_loss"]
+    scale = [1.0, 2.0, 2.5, 2.75][best["epoch"] - 1]
+    assert torch.jit.load(export(folder).path).scale == scale
+
+
+def test_training_ends_without_metrics_where_validation_logs_nothing(make_model: MakeModel) -> None:
+    folder = make_model("lit", BY_LOSS, re.sub(r"self\.log_dict\(.*\)", "pass", code()))
+    run = train(folder, say=silent)
+    assert run.best_epoch is not None and run.metrics == {}
+
+
+def test_causal_mask_is_no_weight_that_must_be_finite(make_model: MakeModel) -> None:
+    text = code(methods="def on_train_epoch_end(self): self.mean.div_(0 if self.current_epoch == 1 else 1)")
+    buffers = """self.save_hyperparameters()
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+        self.register_buffer("mean", torch.ones(1))
+"""
+    text = text.replace("self.save_hyperparameters()", buffers, 1)
+    with pytest.raises(TrainingError, match=r"weight `mean` is not finite .* in epoch 2"):
+        train(make_model("lit", RECIPE, text), say=silent)
+
+
+def test_best_epoch_is_chosen_by_one_quantity_or_not_at_all(make_model: MakeModel) -> None:
+    text = code().replace(
+        "x, y = batch\n        scores", "if self.current_epoch % 2: return\n        x, y = batch\n        scores"
+    )
+    folder = make_model("lit", BY_LOSS, text)
+    with pytest.raises(TrainingError, match="chosen by val_loss, and in epoch 2 it would be by loss: Lit must log"):
+        train(folder, say=silent)
+    silent_one = TWO_BY_HAND.replace('self.log("val_loss", F.cross_entropy(self(x), y))', "pass")
+    with pytest.raises(TrainingError, match="returns no loss, and no val_loss is logged") as caught:
+        train(make_model("hand", BY_LOSS, write_class(silent_one)), say=silent)
+    assert caught.value.hint == "log something and name it with training.monitor"
+
+
+def test_metric_whose_value_has_a_graph_is_kept_within_an_epoch(make_model: MakeModel) -> None:
+    text = code().replace(
+        "return loss", 'self.error(self(x)[:, 0], y.float()); self.log("error", self.error); return loss'
+    )
+    text = text.replace("self.accuracy = ", "self.error = torchmetrics.MeanSquaredError()\n        self.accuracy = ", 1)
+    run = train(make_model("lit", RECIPE, text), overrides=["training.checkpoint_every=2"], say=silent)
+    assert run.history[-1]["error"] > 0
+
+
+def test_run_of_another_model_or_of_other_data_is_refused_before_a_hook_runs(make_model: MakeModel) -> None:
+    methods = "def on_fit_start(self): raise RuntimeError('ran')"
+    plain = """
+from torch import nn
+
+class Lit(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(x)
+"""
+    data = code()[code().index("def load_data") :]
+    folder = make_model("lit", RECIPE.replace('monitor = "val_acc"', ""), f"import torch\n{plain}\n{data}")
+    train(folder, epochs=1, say=silent)
+    (folder / "model.py").write_text(code(methods=methods))
+    with pytest.raises(ResumeError, match="is a LightningModule and was none when the run began"):
+        train(folder, resume=True, epochs=2, say=silent)
+    folder = make_model("other", RECIPE, code())
+    train(folder, epochs=1, say=silent)
+    (folder / "model.py").write_text(code(methods=methods).replace("manual_seed(1)", "manual_seed(2)"))
+    with pytest.raises(ResumeError, match="the data is not what the run began with"):
+        train(folder, resume=True, epochs=2, say=silent)
+
+
+def test_what_was_kept_on_the_cpu_is_not_moved_to_the_modules_device() -> None:
+    module = torch.nn.Linear(1, 1, device="meta")
+    values = {"losses": [torch.ones(1), torch.ones(1)], "center": torch.ones(1), "older": torch.ones(1)}
+    put_back(module, {"values": {"": values}, "on_cpu": {"": {"losses": [True, False], "center": [False]}}})
+    assert [loss.device.type for loss in module.losses] == ["cpu", "meta"]
+    assert module.center.device.type == module.older.device.type == "meta"
 
 
 def test_finished_training_goes_on_with_more_epochs(make_model: MakeModel) -> None:
