@@ -53,7 +53,9 @@ def golden(path: Path) -> tuple[dict[str, Any], list[tuple[dict[str, np.ndarray]
 
 
 def flat(result: Any) -> list[torch.Tensor]:
-    """The tensors of a tuple, in order."""
+    """The tensors of a tuple or a dict, in order."""
+    if isinstance(result, dict):
+        return flat(list(result.values()))
     return [result] if isinstance(result, torch.Tensor) else [t for r in result for t in flat(r)]
 
 
