@@ -26,14 +26,15 @@ MakeModel = Callable[..., Path]
 # 21 samples in batches of 5: of the last batch, which is one sample, the second process has none. Padding counts in the
 # mean over the words, so that it must be as long as one process makes it. `unused` has no gradient anywhere.
 MODEL = """
-import os, signal, time
+import os, signal, sys, time
 import torch
 from torch import nn
 from py_authoring import run_folder
 from py_authoring.report import page
 
-run_folder.draw_confusion = lambda confusion, labels, split: b"picture"  # drawing takes longer than the training
-page.render_report = lambda run: "page"
+if "pytest" not in sys.modules:  # drawing takes longer than the training; other tests look at what is drawn
+    run_folder.draw_confusion = lambda confusion, labels, split: b"picture"
+    page.render_report = lambda run: "page"
 
 class Net(nn.Module):
     def __init__(self, dropout=0.0):
