@@ -89,7 +89,8 @@ def test_calls_on_a_stand_in_for_a_gpu_give_the_numbers_of_the_processor(tmp_pat
     words = [os.environ.get("CXX", "c++"), "-std=c++17", "-w", f"-I{BACKEND}", "-isystem", TORCH / "include"]
     words += ["-isystem", TORCH / "include/torch/csrc/api/include", HERE / "stand_in.cpp", built[-1], "-o", program]
     # Not libtorch.so: it brings CUDA's half in, where it was built with one.
-    words += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-ldl", "-lpthread", f"-Wl,-rpath,{TORCH / 'lib'}"]
+    words += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-lc10", "-lgomp", "-ldl", "-lpthread"]
+    words += [f"-Wl,-rpath,{TORCH / 'lib'}"]
     compiled = subprocess.run(words, capture_output=True, text=True, timeout=280)
     assert compiled.returncode == 0, compiled.stderr[-4000:]
     ran = subprocess.run([program, tmp_path], capture_output=True, text=True, timeout=120)
