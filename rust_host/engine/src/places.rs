@@ -6,7 +6,7 @@ use std::{
     cell::RefCell,
     marker::PhantomData,
     process, ptr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread::{self, Thread},
     time::{Duration, Instant},
 };
@@ -24,16 +24,23 @@ thread_local! {
 pub(crate) struct Places {
     /// At least one.
     pub count: usize,
-    state: Mutex<State>,
+    of: OfProcess,
 }
 
+/// Each process has a state of its own: who ran or waited when it was forked is not there, and may have held the lock.
 #[derive(Debug)]
+struct OfProcess {
+    process: u32,
+    state: Mutex<State>,
+    child: OnceLock<Box<OfProcess>>,
+}
+
+#[derive(Debug, Default)]
 struct State {
     taken: usize,
     /// In order; who comes later has the higher ticket.
     waiting: Vec<Waiting>,
     next_ticket: u64,
-    process: u32,
 }
 
 #[derive(Debug)]
@@ -55,8 +62,7 @@ pub(crate) struct Place<'a> {
 
 impl Places {
     pub(crate) fn new(count: usize) -> Self {
-        let state = State { taken: 0, waiting: Vec::new(), next_ticket: 0, process: process::id() };
-        Self { count: count.max(1), state: Mutex::new(state) }
+        Self { count: count.max(1), of: OfProcess::new(process::id()) }
     }
 
     /// Begins a call, when there is room for it: in the order in which they came. A call inside another one of the same thread
@@ -126,13 +132,18 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who ran or waited when this process was forked is not here.
         let process = process::id();
-        if state.process != process {
-            *state = State { taken: 0, waiting: Vec::new(), process, ..*state };
+        let mut of = &self.of;
+        while of.process != process {
+            of = of.child.get_or_init(|| Box::new(OfProcess::new(process)));
         }
-        state
+        of.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OfProcess {
+    fn new(process: u32) -> Self {
+        Self { process, state: Mutex::default(), child: OnceLock::new() }
     }
 }
 
@@ -157,7 +168,7 @@ impl Drop for Place<'_> {
         });
         let mut state = places.lock();
         // One that was taken before a fork is not counted in the child.
-        if state.process == self.process {
+        if self.process == process::id() {
             state.taken = state.taken.saturating_sub(1);
         }
         places.wake_next(state);
@@ -279,17 +290,16 @@ mod tests {
 
     #[test]
     fn a_forked_process_does_not_wait_for_callers_that_it_does_not_have() {
-        let places = Places::new(2);
-        let another = || thread::scope(|s| s.spawn(|| mem::forget(places.take().unwrap())).join().unwrap());
-        let mut before = places.take().unwrap();
-        another();
-        // The parent's.
-        before.process = 0;
-        places.state.lock().unwrap().process = 0;
-        another();
+        let mut places = Places::new(2);
+        places.of.process = 0; // the parent's
+        let before = Place { of: Some(&places), process: 0, _thread: PhantomData };
+        let mut of_parent = places.of.state.lock().unwrap(); // by a thread that is not here
+        of_parent.taken = 2;
+        thread::scope(|s| s.spawn(|| mem::forget(places.take().unwrap())).join().unwrap());
         assert_eq!(places.lock().taken, 1);
         drop(before);
         assert_eq!(places.lock().taken, 1);
         drop(interrupt::within(Duration::from_secs(5), || places.take()).unwrap());
+        assert_eq!(of_parent.taken, 2);
     }
 }
