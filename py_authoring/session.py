@@ -271,14 +271,7 @@ def open_session(
         model, optimizer, resolved, device, weights, frozen, group, getattr(splits.train, "pad_values", {})
     )
     group.attach(trainer, recipe.training.seed)
-    batches = TrainingBatches(
-        splits.train,
-        recipe.training.batch_size,
-        recipe.training.seed,
-        lambda: trainer.state.iteration,
-        recipe.training.workers,
-        group.part,
-    )
+    batches = _training_batches(resolved, splits, trainer, group)
     average = WeightAverage(model, recipe.training.ema) if recipe.training.ema is not None else None
     measured = model if average is None else average.model
     return Session(
@@ -312,7 +305,6 @@ def _open_lightning(
 ) -> Session:
     from py_authoring.lightning.fit import Fit
 
-    training = resolved.recipe.training
     fit = Fit(model, resolved, device, splits, folder, say)
     return Session(
         resolved=resolved,
@@ -324,16 +316,17 @@ def _open_lightning(
         scheduler=fit.scheduler,
         trainer=fit.trainer,
         evaluator=fit.evaluator.engine if fit.validates else None,
-        batches=TrainingBatches(
-            splits.train,
-            training.batch_size,
-            training.seed,
-            lambda: fit.trainer.state.iteration,
-            training.workers,
-        ),
+        batches=_training_batches(resolved, splits, fit.trainer, Group()),
         say=say,
         data_sha256=data_sha256,
         lightning=fit,
+    )
+
+
+def _training_batches(resolved: ResolvedRecipe, splits: Splits, trainer: Engine, group: Group) -> TrainingBatches:
+    training = resolved.recipe.training
+    return TrainingBatches(
+        splits.train, training.batch_size, training.seed, lambda: trainer.state.iteration, training.workers, group.part
     )
 
 

@@ -54,9 +54,8 @@ struct Waiting {
 /// Given back when it is dropped, on the thread that took it.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
-    /// `None` inside another call of the thread.
-    of: Option<&'a Places>,
-    process: u32,
+    /// And the process that it was taken in; `None` inside another call of the thread.
+    of: Option<(&'a Places, &'a OfProcess)>,
     _thread: PhantomData<*const ()>,
 }
 
@@ -72,21 +71,21 @@ impl Places {
     /// `Timeout` if the call should end while it waits.
     pub(crate) fn take(&self) -> Result<Place<'_>> {
         let here = ptr::from_ref(self).addr();
-        let process = process::id();
         if HELD.with_borrow(|held| held.contains(&here)) {
-            return Ok(Place { of: None, process, _thread: PhantomData });
+            return Ok(Place { of: None, _thread: PhantomData });
         }
-        let mut state = self.lock();
+        let of = self.of_this_process();
+        let mut state = of.lock();
         match self.has_room(&state, state.next_ticket) {
             true => state.taken += 1,
-            false => self.wait(state)?,
+            false => self.wait(of, state)?,
         }
         HELD.with_borrow_mut(|held| held.push(here));
-        Ok(Place { of: Some(self), process, _thread: PhantomData })
+        Ok(Place { of: Some((self, of)), _thread: PhantomData })
     }
 
     /// Takes a place as soon as it is this thread's turn.
-    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) -> Result<()> {
+    fn wait<'a>(&self, of: &'a OfProcess, mut state: MutexGuard<'a, State>) -> Result<()> {
         let ticket = state.next_ticket;
         state.next_ticket += 1;
         state.waiting.push(Waiting { ticket, thread: thread::current(), asks: false });
@@ -96,14 +95,14 @@ impl Places {
             if let Some(left) = left.checked_sub(asked.elapsed()).filter(|left| !left.is_zero()) {
                 drop(state);
                 thread::park_timeout(left);
-                state = self.lock();
+                state = of.lock();
                 continue;
             }
             state.asks(ticket, true);
             self.wake_next(state);
             let is_over = interrupt::is_wanted();
             asked = Instant::now();
-            state = self.lock();
+            state = of.lock();
             if is_over {
                 state.leave(ticket);
                 return Err(interrupt::error());
@@ -131,19 +130,23 @@ impl Places {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn of_this_process(&self) -> &OfProcess {
         let process = process::id();
         let mut of = &self.of;
         while of.process != process {
             of = of.child.get_or_init(|| Box::new(OfProcess::new(process)));
         }
-        of.state.lock().unwrap_or_else(PoisonError::into_inner)
+        of
     }
 }
 
 impl OfProcess {
     fn new(process: u32) -> Self {
         Self { process, state: Mutex::default(), child: OnceLock::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -159,19 +162,19 @@ impl State {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let Some(places) = self.of else { return };
+        let Some((places, of)) = self.of else { return };
         let here = ptr::from_ref(places).addr();
         HELD.with_borrow_mut(|held| {
             if let Some(at) = held.iter().rposition(|one| *one == here) {
                 held.swap_remove(at);
             }
         });
-        let mut state = places.lock();
-        // One that was taken before a fork is not counted in the child.
-        if self.process == process::id() {
+        // One that was taken before a fork is not counted in the child, nor may its lock be touched there.
+        if of.process == process::id() {
+            let mut state = of.lock();
             state.taken = state.taken.saturating_sub(1);
+            places.wake_next(state);
         }
-        places.wake_next(state);
     }
 }
 
@@ -205,7 +208,7 @@ mod tests {
             }
         });
         assert_eq!((most.into_inner(), all.into_inner()), (2, 120));
-        let state = places.lock();
+        let state = places.of_this_process().lock();
         assert_eq!((state.taken, state.waiting.len()), (0, 0));
     }
 
@@ -215,7 +218,7 @@ mod tests {
         let place = places.take().unwrap();
         let late = || interrupt::within(Duration::from_millis(1), || places.take().map(drop).unwrap_err());
         assert_eq!(thread::scope(|s| s.spawn(late).join().unwrap()).kind, ErrorKind::Timeout);
-        assert!(places.lock().waiting.is_empty());
+        assert!(places.of_this_process().lock().waiting.is_empty());
         drop(place);
         drop(places.take().unwrap());
     }
@@ -231,7 +234,7 @@ mod tests {
         thread::scope(|scope| {
             for who in 0..3 {
                 scope.spawn(move || call(who));
-                while places.lock().waiting.len() <= who {
+                while places.of_this_process().lock().waiting.len() <= who {
                     thread::yield_now();
                 }
             }
@@ -255,7 +258,7 @@ mod tests {
             });
         });
         drop(place);
-        assert_eq!(places.lock().taken, 0);
+        assert_eq!(places.of_this_process().lock().taken, 0);
         assert!(HELD.with_borrow(Vec::is_empty));
     }
 
@@ -292,13 +295,13 @@ mod tests {
     fn a_forked_process_does_not_wait_for_callers_that_it_does_not_have() {
         let mut places = Places::new(2);
         places.of.process = 0; // the parent's
-        let before = Place { of: Some(&places), process: 0, _thread: PhantomData };
-        let mut of_parent = places.of.state.lock().unwrap(); // by a thread that is not here
+        let before = Place { of: Some((&places, &places.of)), _thread: PhantomData };
+        let mut of_parent = places.of.lock(); // by a thread that is not here
         of_parent.taken = 2;
         thread::scope(|s| s.spawn(|| mem::forget(places.take().unwrap())).join().unwrap());
-        assert_eq!(places.lock().taken, 1);
+        assert_eq!(places.of_this_process().lock().taken, 1);
         drop(before);
-        assert_eq!(places.lock().taken, 1);
+        assert_eq!(places.of_this_process().lock().taken, 1);
         drop(interrupt::within(Duration::from_secs(5), || places.take()).unwrap());
         assert_eq!(of_parent.taken, 2);
     }
