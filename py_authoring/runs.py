@@ -23,7 +23,7 @@ RUNS = "runs"
 CHECKPOINTS = "checkpoints"
 #: Metrics of which a smaller value is the better one.
 LOWER_IS_BETTER = ("loss", "mae", "mse", "rmse")
-#: The same for names that a LightningModule logs, of which these may be a word.
+#: The same for names that a LightningModule logs or model.py's own metrics have, of which these may be a word.
 _FALLING = (*LOWER_IS_BETTER, "error", "err", "nll", "bce", "perplexity", "ppl", "wer", "cer", "mape")
 #: The first of these that was measured stands for a run where one number has room.
 _SHOWN = ("accuracy", "f1", "r2", "mae", "rmse", "loss")
