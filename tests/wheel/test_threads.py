@@ -151,48 +151,6 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_a_child_after_a_fork_can_use_the_model_too(load, tmp_path):
-    load(Slow())
-    code = """
-import os, sys, numpy as np, rust_host
-model = rust_host.Model(sys.argv[1])
-x = np.zeros((300, 300), np.float32)
-model(x)
-child = os.fork()
-if child == 0:
-    model(x)
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    result = run(code, str(tmp_path / "Slow.pt"))
-    assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_a_child_after_a_fork_shares_the_weights(load, tmp_path):
-    load(
-        torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.Linear(2048, 2048))
-    )  # 2 × 32 MB with the packed form
-    code = """
-import os, sys, numpy as np, rust_host
-rust_host.set_threads(1)
-model = rust_host.Model(sys.argv[1])
-x = np.zeros((1, 2048), np.float32)
-model(x)
-def own():
-    with open("/proc/self/smaps_rollup") as rollup:
-        return next(int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty:")) // 1024
-child = os.fork()
-if child == 0:
-    model(x)
-    print(own(), flush=True)
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    result = run(code, str(tmp_path / "Sequential.pt"))
-    assert (result.returncode, result.stderr) == (0, "")
-    assert int(result.stdout) < 16
-
-
 def test_the_interpreter_can_end_while_a_call_is_running(load, tmp_path):
     load(Slow())
     code = """

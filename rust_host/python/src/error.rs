@@ -1,6 +1,6 @@
 //! Engine errors → the classes of `rust_host.errors`, and panics → one of them.
 
-use crate::{ending, signal};
+use crate::{calls, signal};
 use pyo3::{intern, prelude::*, types::PyDict};
 use rust_host_engine::{Error, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +48,7 @@ pub(crate) fn invalid_input(py: Python<'_>, message: impl Into<String>) -> PyErr
 /// Runs `body`; a panic in it becomes `InternalError`. PyO3 would make it a `BaseException`, which `except Exception` does
 /// not see.
 pub(crate) fn guarded<T>(py: Python<'_>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
-    ending::counted(py, || catch_unwind(AssertUnwindSafe(body))).unwrap_or_else(|panic| {
+    calls::counted(py, || catch_unwind(AssertUnwindSafe(body))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
         Err(to_py(py, &Error::internal(format!("a mistake in rust_host: {}", text.unwrap_or("unknown")))))
     })

@@ -2,8 +2,8 @@
 //! type, and every rule lives in the engine.
 
 mod array;
+mod calls;
 mod command;
-mod ending;
 mod error;
 mod map;
 mod model;
@@ -23,6 +23,6 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::ending::register(module)
+        super::calls::register(module)
     }
 }

@@ -1,7 +1,7 @@
 //! Ctrl-C while a model runs: Python only notes a signal, and its handler waits until the call is over. Loops of the model ask
 //! here every now and then, so that an endless one ends as KeyboardInterrupt.
 
-use crate::ending;
+use crate::calls;
 use pyo3::prelude::*;
 use rust_host_engine::interrupt;
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ thread_local! {
 /// Lets running models ask for signals; only the main thread of Python gets any.
 pub(crate) fn watch() {
     interrupt::ask(|| {
-        if ending::is_left_behind() {
+        if calls::is_left_behind() {
             return true;
         }
         Python::attach(|py| match py.check_signals() {
