@@ -195,14 +195,16 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
             small = _is_small(module, inputs)
             options: dict[str, Any] = _ONE_THREAD if small else _MANY_THREADS
             capability = torch.backends.cpu.get_cpu_capability()
-            kernel: Path | None = None
+            objects: list[Path] = []
             if machine := _MACHINES.get(capability):
                 options = options | {"cpp.march": machine}
-                if direct := kernels.with_own_kernels(exported, kernels.LANES[capability]):
-                    module, kernel = direct, kernels.compile_kernel(compiler, machine, Path(folder), small)
-                    table = {kernels.direct_convolution(): [kernels.C_FUNCTION]}
-                    options = options | {"aot_inductor.custom_ops_to_c_shims": table}
-            options = _OPTIONS | options | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder), kernel)))}
+                if own := kernels.with_own_kernels(exported, kernels.LANES[capability]):
+                    module, used = own
+                    objects = [
+                        kernels.compile_kernel(kernel, compiler, machine, Path(folder), small) for kernel in used
+                    ]
+                    options = options | {"aot_inductor.custom_ops_to_c_shims": kernels.c_functions(used)}
+            options = _OPTIONS | options | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder), objects)))}
             made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)
@@ -220,18 +222,15 @@ def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     return 0 < operations <= _FEW_OPERATIONS
 
 
-# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too. And a
-# kernel of ours has to be linked in.
-def _wrapped(compiler: str, folder: Path, kernel: Path | None) -> Path:
+# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too. And
+# kernels of ours have to be linked in.
+def _wrapped(compiler: str, folder: Path, objects: Sequence[Path]) -> Path:
     script = folder / "bin" / "g++"
     script.parent.mkdir()
     maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
     flags = " ".join(shlex.quote(f"-ffile-prefix-map={old}={new}") for old, new in maps.items())
-    linked = (
-        ""
-        if kernel is None
-        else f'case " $* " in *" -c "*) ;; *" -shared "*) set -- "$@" {shlex.quote(str(kernel))};; esac\n'
-    )
+    added = " ".join(shlex.quote(str(each)) for each in objects)
+    linked = f'case " $* " in *" -c "*) ;; *" -shared "*) set -- "$@" {added};; esac\n'
     script.write_text(f'#!/bin/sh\n{linked}exec {shlex.quote(compiler)} {flags} "$@" -s\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script

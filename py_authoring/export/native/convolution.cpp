@@ -1,53 +1,13 @@
-// The convolution of compiled packages: `rust_host::direct_convolution` of export/convolution.py, linked into the library.
+// The convolution of compiled packages: `rust_host::direct_convolution` of export/kernels/convolution.py, linked into the library.
 #include "convolution_sizes.h"
-#include <omp.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include "kernel.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-#define LANES 16
-#else
-#define LANES 8
-#endif
 #include "convolution.inc"
 
-#ifdef ONE_THREAD
-constexpr bool HAS_THREADS = false;
-#else
-constexpr bool HAS_THREADS = true;
-#endif
 // Below this many multiplications a second thread costs more than it does.
 constexpr double FEWEST_FOR_THREADS = 300'000;
-
-// A tensor of ours until the function ends.
-struct Owned {
-  AtenTensorHandle handle = nullptr;
-  ~Owned() {
-    if (handle)
-      aoti_torch_delete_tensor_object(handle);
-  }
-};
-
-template <class Work> void in_parallel(int64_t pieces, bool parallel, const Work &work) {
-  const int64_t threads = parallel ? omp_get_max_threads() : 1;
-  if (threads == 1)
-    return work(0, pieces);
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t thread = 0; thread < threads; ++thread)
-    work(pieces * thread / threads, pieces * (thread + 1) / threads);
-}
-
-AOTITorchError floats(AtenTensorHandle tensor, const float **data) {
-  void *found = nullptr;
-  const AOTITorchError failed = aoti_torch_get_data_ptr(tensor, &found);
-  *data = static_cast<const float *>(found);
-  return failed;
-}
-
-AOTITorchError empty(const int64_t *sizes, const int64_t *strides, int64_t dims, AtenTensorHandle *made) {
-  return aoti_torch_empty_strided(dims, sizes, strides, aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), 0, made);
-}
 
 // Whether a tensor's numbers lie as those of [n][h][w][c] do; strides of axes with one place say nothing.
 bool is_channels_last(const int64_t *sizes, const int64_t *strides) {
@@ -61,13 +21,9 @@ bool is_channels_last(const int64_t *sizes, const int64_t *strides) {
   return true;
 }
 
-#define TRY(call)                                                                                                              \
-  if (const AOTITorchError failed = (call))                                                                                    \
-  return failed
-
 } // namespace
 
-// Takes float32: x [n, c, h, w], channels last; the weights as `pack` of export/convolution.py orders them; a bias for
+// Takes float32: x [n, c, h, w], channels last; the weights as `pack` of export/kernels/convolution.py orders them; a bias for
 // every channel of the whole vectors; `other`, like the result, is added before relu. Only this library sees it.
 extern "C" __attribute__((visibility("hidden"))) AOTITorchError
 aoti_torch_cpu_direct_convolution(AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle bias, AtenTensorHandle *other,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from py_authoring.export import elf, kernels
 from py_authoring.export.compiled import Package, compile_program
+from py_authoring.export.kernels import convolution
 from py_authoring.tools import find_compiler
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
@@ -42,7 +43,7 @@ def convolve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         out_h = (x.shape[2] + 2 * padding[0] - height) // stride[0] + 1
         out_w = (x.shape[3] + 2 * padding[1] - width) // stride[1] + 1
         sizes = (x.shape[0], x.shape[2], x.shape[3], channels, outputs, out_h, out_w, height, width, *stride, *padding)
-        packed = kernels.pack(weight, lanes)
+        packed = convolution.pack(weight, lanes)
         biases = torch.zeros(packed.numel() // (channels * height * width))
         biases[:outputs] = bias
         pictures = [None if each is None else each.permute(0, 2, 3, 1).contiguous() for each in (x, other)]
@@ -142,8 +143,8 @@ def exported(model: nn.Module, x: Tensor):
 
 
 def test_layers_that_are_not_plain_stay_as_they_are():
-    module = kernels.with_own_kernels(exported(Block(), torch.randn(6, 3, 12, 9)), 16)
-    calls = [node for node in module.graph.nodes if node.target == kernels.direct_convolution()]
+    module, _ = kernels.with_own_kernels(exported(Block(), torch.randn(6, 3, 12, 9)), 16)
+    calls = [node for node in module.graph.nodes if node.target == convolution.direct_convolution()]
     relus = [node.args[-1] for node in calls]
     added = [node.args[3] is not None for node in calls]
     assert relus == [True, False, True, True, False]  # first, same (whose sum two others take), down, head, last
@@ -180,8 +181,8 @@ class Table(nn.Module):
 
 
 def test_a_layer_of_constants_is_left_to_torch():
-    module = kernels.with_own_kernels(exported(Table(), torch.randn(3, 128)), 16)
-    assert sum(node.target == kernels.direct_convolution() for node in module.graph.nodes) == 1
+    module, _ = kernels.with_own_kernels(exported(Table(), torch.randn(3, 128)), 16)
+    assert sum(node.target == convolution.direct_convolution() for node in module.graph.nodes) == 1
     assert sum(node.target == torch.ops.aten.linear.default for node in module.graph.nodes) == 1
 
 
@@ -213,6 +214,6 @@ def test_a_free_batch_stays_free_in_the_graph_of_an_attention():
     layer = nn.Sequential(layer).eval()
     with torch.no_grad():
         program = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-    module = kernels.with_own_kernels(program, 16)
+    module, _ = kernels.with_own_kernels(program, 16)
     taken = [node.meta["val"].shape[0] for node in module.graph.nodes if node.op == "placeholder"]
     assert not taken[-1].node.expr.is_number

@@ -1,43 +1,39 @@
-"""Layers of a compiled model as a kernel of our own, which is linked into the package (native/convolution.inc).
+"""Convolutions and linear layers (native/convolution.inc).
 
 torch's code generator leaves convolutions to its host, whose oneDNN prepares each call anew: for a small layer that
 takes longer than its numbers. Its own matrix product is half as fast as it could be, because g++ 12 keeps the sums on
-the stack. In: an exported program. Out: its graph with every plain convolution and linear layer, and the batch
-normalisation, addition and relu behind it, as one operator that only compiled code has. A linear layer is a convolution
-of one row of pixels.
+the stack. In: an exported graph. Out: every plain convolution and linear layer, and the batch normalisation, addition
+and relu behind it, as one operator. A linear layer is a convolution of one row of pixels.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
-from itertools import count
 from operator import getitem
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-NATIVE = Path(__file__).parent / "native"
-#: The operator's C function, by torch's rule for its name, as generated code calls it.
+from py_authoring.export.kernels.graph import add_constant, constant, depends_on_inputs, only_user, put
+
+_aten = torch.ops.aten
+OPERATOR = "direct_convolution"
+SOURCE = "convolution.cpp"
+LAYERS = {_aten.conv2d.default, _aten.conv2d.padding, _aten.linear.default}
+#: By torch's rule for its name.
 C_FUNCTION = """AOTITorchError aoti_torch_cpu_direct_convolution(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
 AtenTensorHandle*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, AtenTensorHandle*)"""
-#: Floats in a vector, by torch's word for the processor.
-LANES = {"AVX2": 8, "AVX512": 16}
 
 torch.library.define(
     "rust_host::direct_convolution",
     "(Tensor x, Tensor weight, Tensor bias, Tensor? other, int outputs, int kernel_h, int kernel_w, int stride_h,"
     " int stride_w, int padding_h, int padding_w, bool relu) -> Tensor",
 )
-_aten = torch.ops.aten
 _POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 # What keeps the order of a picture's numbers in memory; dropout is a clone in evaluation.
 _KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default, _aten.clone.default}
 _FLATTENS = {_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints}
-# Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
-_WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
 # A linear layer of fewer weights is faster among the code around it.
 _FEWEST_WEIGHTS = 16_384
 # As native/convolution.inc goes through them.
@@ -85,20 +81,16 @@ def _filled(outputs: int, lanes: int) -> int:
     return -(-outputs // tile) * tile
 
 
-def with_own_kernels(program: Any, lanes: int) -> fx.GraphModule | None:
-    """The program's graph with our operator in the place of plain layers; None where it has none.
+def replace(module: fx.GraphModule, lanes: int) -> int:
+    """Puts the operator in the place of plain layers, and returns how many there were.
 
     Plain: of float32, with constant weights; convolutions of pictures in a batch, without groups and dilation; linear
     layers that are not tiny. The rest stays as it is.
 
     Args:
-        program: of `torch.export.export`, in evaluation mode, on the CPU.
+        module: a graph in functional form: nothing is written to between a layer and what goes into it.
         lanes: floats in a vector of the processor that the code is for.
     """
-    if not any(_is_convolution(node) or node.target == _aten.linear.default for node in program.graph.nodes):
-        return None
-    # in functional form: nothing is written to between a layer and what goes into it
-    module = cast(fx.GraphModule, program.run_decompositions({}).module(check_guards=False))
     found = sum(_replace_convolution(module, node, lanes) for node in list(module.graph.nodes) if _is_convolution(node))
     for node in list(module.graph.nodes):
         if node.target == _aten.view.default:  # no view can split what lies channels last; reshape copies where it must
@@ -106,55 +98,11 @@ def with_own_kernels(program: Any, lanes: int) -> fx.GraphModule | None:
         _flatten_as_it_lies(module, node)
     linears = [node for node in module.graph.nodes if node.target == _aten.linear.default]
     found += sum(_replace_linear(module, node, lanes) for node in linears)
-    if not found:
-        return None
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-def compile_kernel(compiler: str, machine: str, folder: Path, one_thread: bool) -> Path:
-    """The kernel as an object file for one kind of processor.
-
-    Args:
-        compiler: path of g++.
-        machine: what its `-march` takes.
-        one_thread: whether the code around it has no threads either.
-
-    Raises:
-        CppCompileError: g++ cannot compile it.
-    """
-    from torch._inductor.exc import CppCompileError
-    from torch.utils.cpp_extension import include_paths
-
-    made = folder / "convolution.o"
-    includes = [f"-I{path}" for path in include_paths()]
-    options = ["-c", "-O3", "-std=c++17", "-fPIC", "-fopenmp", f"-march={machine}", "-fvisibility=hidden"]
-    options += ["-DONE_THREAD"] * one_thread
-    command = [compiler, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / "convolution.cpp"), "-o", str(made)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode:
-        raise CppCompileError(command, (done.stderr or done.stdout).decode(errors="replace"))
-    return made
+    return found
 
 
 def _is_convolution(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (_aten.conv2d.default, _aten.conv2d.padding)
-
-
-def _constant(module: fx.GraphModule, node: Any) -> Tensor | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
-        return None
-    value: Any = module
-    for name in str(node.target).split("."):
-        value = getattr(value, name)
-    return value.detach() if isinstance(value, Tensor) else None
-
-
-def _add_constant(module: fx.GraphModule, value: Tensor) -> fx.Node:
-    name = next(name for number in count() if not hasattr(module, name := f"packed_{number}"))
-    module.register_buffer(name, value)
-    return module.graph.get_attr(name)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -168,12 +116,12 @@ def _parameters(
 ) -> tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]] | None:
     arguments = dict(zip((each.name for each in cast(Any, node.target)._schema.arguments), node.args, strict=False))
     arguments |= node.kwargs
-    weight, given = _constant(module, arguments["weight"]), arguments.get("bias")
-    bias = _constant(module, given)
+    weight, given = constant(module, arguments["weight"]), arguments.get("bias")
+    bias = constant(module, given)
     picture = cast(Any, arguments["input"]).meta.get("val")
     if weight is None or (given is not None and not _is_bias(bias)) or picture is None or picture.dim() != 4:
         return None
-    if not _depends_on_inputs(cast(fx.Node, arguments["input"])):
+    if not depends_on_inputs(cast(fx.Node, arguments["input"])):
         return None
     if not weight.dtype == picture.dtype == torch.float32 or not weight.device.type == picture.device.type == "cpu":
         return None
@@ -194,25 +142,6 @@ def _is_bias(value: Tensor | None) -> bool:
     return value is not None and value.dim() == 1 and value.dtype == torch.float32
 
 
-# What depends on constants alone, torch computes while it compiles: our operator has nothing that could do so.
-def _depends_on_inputs(node: fx.Node) -> bool:
-    seen: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if each.op == "placeholder":
-            return True
-        waiting += [before for before in each.all_input_nodes if before not in seen]
-        seen.update(each.all_input_nodes)
-    return False
-
-
-# What alone uses a node, or nothing.
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 else None
-
-
 def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     found = _parameters(module, node)
     if found is None:
@@ -227,16 +156,16 @@ def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> b
     with module.graph.inserting_before(replaced[-1]):
         pictures = [None if each is None else _channels_last(module, each) for each in (node.args[0], other)]
         new = _call(module, pictures[0], pictures[1], weight, bias, stride, padding, relu, lanes)
-    _put(module, new, replaced)
+    put(module, new, replaced)
     return True
 
 
 def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     x, given = cast(fx.Node, node.args[0]), node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    value, weight, bias = x.meta.get("val"), _constant(module, node.args[1]), _constant(module, given)
+    value, weight, bias = x.meta.get("val"), constant(module, node.args[1]), constant(module, given)
     if weight is None or weight.dim() != 2 or (given is not None and not _is_bias(bias)):
         return False
-    if not isinstance(value, Tensor) or not _depends_on_inputs(x):
+    if not isinstance(value, Tensor) or not depends_on_inputs(x):
         return False
     if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
         return False
@@ -267,7 +196,7 @@ def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
             for axis, size in enumerate(value.shape[:-1])
         ]
         new = graph.call_function(_aten.reshape.default, (row, [*sizes, outputs]))
-    _put(module, new, replaced)
+    put(module, new, replaced)
     return True
 
 
@@ -278,7 +207,7 @@ def _call(
     outputs, _, height, width = weight.shape
     filled = bias.new_zeros(_filled(outputs, lanes))
     filled[:outputs] = bias
-    constants = (_add_constant(module, pack(weight, lanes)), _add_constant(module, filled))
+    constants = (add_constant(module, pack(weight, lanes)), add_constant(module, filled))
     sizes = (outputs, height, width, *stride, *padding)
     return module.graph.call_function(direct_convolution(), (x, *constants, other, *sizes, relu))
 
@@ -289,18 +218,11 @@ def _what_follows(replaced: list[fx.Node]) -> tuple[fx.Node | None, bool]:
     if (added := _addition(replaced[-1])) is not None:
         replaced.append(added[0])
         other = added[1]
-    following = _only_user(replaced[-1])
+    following = only_user(replaced[-1])
     if following is None or following.target != _aten.relu.default:
         return other, False
     replaced.append(following)
     return other, True
-
-
-def _put(module: fx.GraphModule, new: fx.Node, replaced: list[fx.Node]) -> None:
-    new.meta["val"] = replaced[-1].meta["val"]
-    replaced[-1].replace_all_uses_with(new)
-    for each in reversed(replaced):
-        module.graph.erase_node(each)
 
 
 def _channels_last(module: fx.GraphModule, node: Any) -> fx.Node:
@@ -311,16 +233,16 @@ def _channels_last(module: fx.GraphModule, node: Any) -> fx.Node:
 
 # A batch normalisation as a factor and a summand for each channel, and its nodes.
 def _normalisation(module: fx.GraphModule, node: fx.Node) -> tuple[list[fx.Node], Tensor, Tensor] | None:
-    norm = _only_user(node)
+    norm = only_user(node)
     if norm is None or norm.target != _aten._native_batch_norm_legit_no_training.default or norm.args[0] is not node:
         return None
-    result = _only_user(norm)  # of three, of which the other two are empty
-    mean, variance = _constant(module, norm.args[3]), _constant(module, norm.args[4])
+    result = only_user(norm)  # of three, of which the other two are empty
+    mean, variance = constant(module, norm.args[3]), constant(module, norm.args[4])
     if result is None or result.target != getitem or result.args[1] != 0 or mean is None or variance is None:
         return None
     scale, shift = torch.ones_like(mean), torch.zeros_like(mean)
     for place, given in enumerate(norm.args[1:3]):
-        value = _constant(module, given)
+        value = constant(module, given)
         if given is not None and value is None:
             return None
         if value is not None:
@@ -332,7 +254,7 @@ def _normalisation(module: fx.GraphModule, node: fx.Node) -> tuple[list[fx.Node]
 
 # An addition of two pictures of the same size, and the other one.
 def _addition(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    add = _only_user(node)
+    add = only_user(node)
     if add is None or add.target != _aten.add.Tensor or add.kwargs.get("alpha", 1) != 1 or add.args[0] is add.args[1]:
         return None
     other = add.args[1] if add.args[0] is node else add.args[0]
@@ -355,7 +277,7 @@ def _flatten_as_it_lies(module: fx.GraphModule, node: fx.Node) -> None:
     linears, numbers = list(node.users), math.prod(sizes)
     if row.shape[1] != numbers or not _lies_channels_last(node.args[0]):
         return
-    weights = [_constant(module, user.args[1]) for user in linears if user.target == _aten.linear.default]
+    weights = [constant(module, user.args[1]) for user in linears if user.target == _aten.linear.default]
     if len(weights) != len(linears) or any(weight is None or weight.dim() != 2 for weight in weights):
         return
     with module.graph.inserting_before(node):
@@ -364,7 +286,7 @@ def _flatten_as_it_lies(module: fx.GraphModule, node: fx.Node) -> None:
     for user, weight in zip(linears, weights, strict=True):
         ordered = cast(Tensor, weight).view(-1, *sizes).permute(0, 2, 3, 1).reshape(-1, numbers)
         with module.graph.inserting_before(user):
-            user.args = (user.args[0], _add_constant(module, ordered), *user.args[2:])
+            user.args = (user.args[0], add_constant(module, ordered), *user.args[2:])
 
 
 def _lies_channels_last(node: fx.Node) -> bool:

@@ -1,0 +1,77 @@
+"""Layers of a compiled model as kernels of our own, which are linked into the package (../native).
+
+In: an exported program. Out: its graph with operators of ours that only compiled code has, and their object files.
+A kernel is a module here with `LAYERS` (torch's operators that it may compute), `OPERATOR` (its name), `C_FUNCTION` (as
+generated code calls it), `SOURCE` (its file in `NATIVE`) and `replace`, which puts it into a graph.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from py_authoring.export.kernels import convolution
+
+NATIVE = Path(__file__).parent.parent / "native"
+#: Floats in a vector, by torch's word for the processor.
+LANES = {"AVX2": 8, "AVX512": 16}
+_KERNELS: tuple[ModuleType, ...] = (convolution,)
+# Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
+_WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
+
+
+def with_own_kernels(program: Any, lanes: int) -> tuple[fx.GraphModule, list[ModuleType]] | None:
+    """The program's graph with our operators in it, and their kernels; None where none is of use.
+
+    Args:
+        program: of `torch.export.export`, in evaluation mode, on the CPU.
+        lanes: floats in a vector of the processor that the code is for.
+    """
+    targets = {node.target for node in program.graph.nodes}
+    if not any(targets & kernel.LAYERS for kernel in _KERNELS):
+        return None
+    # in functional form: nothing is written to between a layer and what goes into it
+    module = cast(fx.GraphModule, program.run_decompositions({}).module(check_guards=False))
+    used = [kernel for kernel in _KERNELS if kernel.replace(module, lanes)]
+    if not used:
+        return None
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module, used
+
+
+def c_functions(kernels: Sequence[ModuleType]) -> dict[Any, list[str]]:
+    """Operator → its C function's declaration, as torch's code generator takes them."""
+    return {getattr(torch.ops.rust_host, kernel.OPERATOR).default: [kernel.C_FUNCTION] for kernel in kernels}
+
+
+def compile_kernel(kernel: ModuleType, compiler: str, machine: str, folder: Path, one_thread: bool) -> Path:
+    """A kernel as an object file for one kind of processor.
+
+    Args:
+        kernel: one of those that `with_own_kernels` named.
+        compiler: path of g++.
+        machine: what its `-march` takes.
+        one_thread: whether the code around it has no threads either.
+
+    Raises:
+        CppCompileError: g++ cannot compile it.
+    """
+    from torch._inductor.exc import CppCompileError
+    from torch.utils.cpp_extension import include_paths
+
+    made = (folder / str(kernel.SOURCE)).with_suffix(".o")
+    includes = [f"-I{path}" for path in include_paths()]
+    options = ["-c", "-O3", "-std=c++17", "-fPIC", "-fopenmp", f"-march={machine}", "-fvisibility=hidden"]
+    options += ["-DONE_THREAD"] * one_thread
+    command = [compiler, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / kernel.SOURCE), "-o", str(made)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        raise CppCompileError(command, (done.stderr or done.stdout).decode(errors="replace"))
+    return made

@@ -1,0 +1,52 @@
+"""Nodes of an exported graph as the kernels need them: constants, who uses what, one node in the place of several."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from torch import Tensor, fx
+
+
+def constant(module: fx.GraphModule, node: Any) -> Tensor | None:
+    """The tensor that a node stands for, if it is a weight or buffer."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    value: Any = module
+    for name in str(node.target).split("."):
+        value = getattr(value, name)
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def add_constant(module: fx.GraphModule, value: Tensor) -> fx.Node:
+    """A node for a tensor that the module gets; the graph's insertion point says where."""
+    name = next(name for number in count() if not hasattr(module, name := f"packed_{number}"))
+    module.register_buffer(name, value)
+    return module.graph.get_attr(name)
+
+
+def depends_on_inputs(node: fx.Node) -> bool:
+    """What depends on constants alone, torch computes while it compiles; our operators have nothing for that."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        if each.op == "placeholder":
+            return True
+        waiting += [before for before in each.all_input_nodes if before not in seen]
+        seen.update(each.all_input_nodes)
+    return False
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """What alone uses a node, or nothing."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
+
+
+def put(module: fx.GraphModule, new: fx.Node, replaced: list[fx.Node]) -> None:
+    """The new node in the place of those, of which the last is used elsewhere."""
+    new.meta["val"] = replaced[-1].meta["val"]
+    replaced[-1].replace_all_uses_with(new)
+    for each in reversed(replaced):
+        module.graph.erase_node(each)
