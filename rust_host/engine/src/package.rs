@@ -15,6 +15,8 @@ pub struct Package<'a> {
     pub built_for: BuiltFor,
     /// The functions of libtorch that it calls, by their names: `aoti_torch_cpu_mkldnn__convolution_pointwise`.
     pub operators: Vec<String>,
+    /// The functions of OpenMP that it calls: `GOMP_parallel`.
+    pub parallel: Vec<String>,
 }
 
 /// The machine that a package was compiled for, as torch's compiler wrote it down.
@@ -72,11 +74,15 @@ impl<'a> Package<'a> {
         };
         let elf: ElfFile64 =
             ElfFile64::parse(&*code).map_err(|e| wrong(format!("the compiled code is no 64-bit ELF library: {e}")))?;
-        let wanted = elf.dynamic_symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok());
-        let mut operators: Vec<String> =
-            wanted.filter(|n| n.starts_with("aoti_torch_") || n.starts_with("Sleef_")).map(str::to_owned).collect();
-        operators.sort();
-        Ok(Self { code, built_for, operators })
+        let wanted = |prefixes: [&str; 2]| {
+            let undefined = elf.dynamic_symbols().filter(|s| s.is_undefined()).filter_map(|s| s.name().ok());
+            let mut names: Vec<String> =
+                undefined.filter(|name| prefixes.iter().any(|p| name.starts_with(p))).map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        let (operators, parallel) = (wanted(["aoti_torch_", "Sleef_"]), wanted(["GOMP_", "omp_"]));
+        Ok(Self { code, built_for, operators, parallel })
     }
 }
 

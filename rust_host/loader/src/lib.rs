@@ -30,17 +30,10 @@ pub struct Loader;
 
 impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
-        let checked = || -> Result<(PathBuf, LibtorchLocation)> {
-            let library = find_backend()?;
-            let libtorch = look_for_libtorch(&library);
-            libtorch.check()?;
-            prepare();
-            Ok((library, libtorch))
-        };
         match platform {
             Platform::TorchScript => open_library(&checked()?.0),
             Platform::Compiled => {
-                rust_host_compiled::backend(checked()?.1.path.as_deref().unwrap_or(Path::new(LIBTORCH)))
+                Ok(rust_host_compiled::backend(|| Ok(checked()?.1.path.unwrap_or_else(|| LIBTORCH.into()))))
             }
             Platform::Onnx => onnx(),
         }
@@ -70,6 +63,15 @@ pub fn at_start() {
     environment::bound_caches();
     #[cfg(feature = "onnx")]
     rust_host_onnx::send_nothing();
+}
+
+/// Our library with libtorch's backend, and the libtorch that it would open, which is of the right version.
+fn checked() -> Result<(PathBuf, LibtorchLocation)> {
+    let library = find_backend()?;
+    let libtorch = look_for_libtorch(&library);
+    libtorch.check()?;
+    prepare();
+    Ok((library, libtorch))
 }
 
 /// Before libtorch is loaded.

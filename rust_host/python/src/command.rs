@@ -11,12 +11,9 @@ impl Backends for Linked {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
         match platform {
             Platform::TorchScript => rust_host_torch::backend(),
-            Platform::Compiled => {
-                let libtorch = self.locate()?.path;
-                rust_host_compiled::backend(
-                    &libtorch.ok_or_else(|| Error::internal("libtorch is not in this process"))?,
-                )
-            }
+            Platform::Compiled => Ok(rust_host_compiled::backend(|| {
+                Linked.locate()?.path.ok_or_else(|| Error::internal("libtorch is not in this process"))
+            })),
             Platform::Onnx => rust_host_onnx::backend(),
         }
     }

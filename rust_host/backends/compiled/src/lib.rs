@@ -1,39 +1,41 @@
 //! Packages of native code that torch's Inductor compiled ahead of time (`model.pt2`), on the processor.
 //!
-//! The package's library is opened from memory ([`library`]) and driven through its C interface; libtorch, which is opened
-//! before and stays, answers what the code calls ([`torch`]). Tensors cross in both directions without a copy ([`program`]).
+//! The package's library is opened from memory ([`library`]) and driven through its C interface. What the code calls in its host
+//! our own functions answer ([`own`]), or libtorch for a package that wants operators of it ([`host`]). Tensors cross in both
+//! directions without a copy ([`program`]).
 //!
 //! In: the archive's bytes, which the engine has checked to be trusted. What the code was compiled for is compared with this
-//! machine, and its torch with the libtorch at hand, before anything of it is opened. The code checks no shapes itself: the
-//! contract does, and so a package without one is not run.
+//! machine, and its torch with the one whose interface is known here, before anything of it is opened. The code checks no
+//! shapes itself: the contract does, and so a package without one is not run.
 #![expect(
     unsafe_code,
-    reason = "dlopen and the C interfaces of libtorch and of the package: torch.rs, library.rs and program.rs"
+    reason = "dlopen, and the C interfaces of torch and of the package: host.rs, library.rs, program.rs and own/"
 )]
 
+mod host;
 mod library;
+mod own;
 mod program;
-mod torch;
 
+use host::Host;
 use rust_host_engine::{
     Archive, Backend, Device, DeviceRequest, Error, Package, Platform, Program, Result,
     machine::{LIBTORCH_VERSION, plain_version},
 };
 use std::{
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
-use torch::Torch;
 
-/// The backend of this process; opens libtorch for everything that is opened after it.
+/// The backend of this process.
 ///
-/// # Errors
-/// `Unavailable` if `libtorch` (the path of `libtorch_cpu.so`) cannot be opened or lacks a function.
-pub fn backend(libtorch: &Path) -> Result<Arc<dyn Backend>> {
-    Ok(Arc::new(Compiled { torch: torch::open(libtorch)? }))
+/// `libtorch` finds `libtorch_cpu.so`, which is opened, for everything that is opened after it, when the first package wants an
+/// operator of it.
+pub fn backend(libtorch: impl Fn() -> Result<PathBuf> + Send + Sync + 'static) -> Arc<dyn Backend> {
+    Arc::new(Compiled { libtorch: Box::new(libtorch) })
 }
 
 /// Of the whole process, as libtorch's own number is; 0 until somebody sets it.
@@ -50,7 +52,25 @@ fn threads() -> Option<usize> {
 }
 
 struct Compiled {
-    torch: &'static Torch,
+    libtorch: Box<dyn Fn() -> Result<PathBuf> + Send + Sync>,
+}
+
+impl Compiled {
+    /// Who answers that package's calls.
+    fn host_for(&self, package: &Package<'_>) -> Result<&'static Host> {
+        let functions = [&package.operators[..], &package.parallel[..]].concat();
+        let lacking = host::lacks(&functions);
+        if lacking.is_empty() {
+            return Ok(host::own());
+        }
+        let libtorch = (self.libtorch)().map_err(|e| Error {
+            message: format!("its code needs libtorch for `{}`: {}", lacking.join("`, `"), e.message),
+            ..e
+        })?;
+        let host = host::libtorch(&libtorch)?;
+        host.check(&functions)?;
+        Ok(host)
+    }
 }
 
 impl Backend for Compiled {
@@ -59,7 +79,7 @@ impl Backend for Compiled {
     }
 
     fn library(&self) -> String {
-        format!("compiled code, libtorch {LIBTORCH_VERSION}")
+        format!("compiled code, torch {LIBTORCH_VERSION}")
     }
 
     fn device(&self, request: DeviceRequest) -> Result<Device> {
@@ -80,8 +100,8 @@ impl Backend for Compiled {
                 .hint("`py-authoring export --method compiled` writes one")
         })?;
         check_torch(contract.provenance.get("torch_version").and_then(|v| v.as_str()))?;
-        self.torch.check(&package.operators)?;
-        Ok(Box::new(program::Compiled::open(&package.code, &contract, self.torch, package.operators)?))
+        let host = self.host_for(&package)?;
+        Ok(Box::new(program::Compiled::open(&package.code, &contract, host, package.operators)?))
     }
 
     fn set_threads(&self, count: usize) {
@@ -89,7 +109,7 @@ impl Backend for Compiled {
     }
 
     fn threads(&self) -> usize {
-        self.torch.threads_of_a_call(threads()).unwrap_or_else(|| self.torch.threads())
+        host::own().threads(threads())
     }
 }
 
@@ -108,6 +128,7 @@ fn check_torch(built_with: Option<&str>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn another_torch_is_named() {
@@ -121,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_libtorch_that_is_none_is_a_sentence() {
-        let e = backend(Path::new("/nowhere/libtorch_cpu.so")).err().unwrap();
+        let e = host::libtorch(Path::new("/nowhere/libtorch_cpu.so")).err().unwrap();
         assert!(e.message.contains("/nowhere/libtorch_cpu.so") && e.message.lines().count() == 1, "{e}");
     }
 }

@@ -1,15 +1,20 @@
 //! A package's library, opened from memory: nothing is unpacked into a temporary folder that a killed process would leave.
 
-use crate::torch::RawTensor;
+use crate::{
+    host::{Host, RawTensor},
+    own::symbols,
+};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use rust_host_engine::{Error, Result, trust::digest};
+use rust_host_engine::{Error, Result};
 use rustix::fs::MemfdFlags;
 use std::{
-    collections::BTreeMap,
     ffi::{CStr, c_char, c_void},
     fs::File,
     io::Write,
-    os::fd::{AsRawFd, RawFd},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::fs::FileExt,
+    },
     path::PathBuf,
     ptr,
     sync::{Mutex, PoisonError},
@@ -50,8 +55,8 @@ impl Model {
     ///
     /// # Errors
     /// `InvalidModel` if it is no library, lacks a function or does not start; `Unavailable` if there is no memory for it.
-    pub(crate) fn open(code: &[u8], instances: usize, inputs: usize, outputs: usize) -> Result<Self> {
-        let library = opened(code)?;
+    pub(crate) fn open(code: &[u8], host: &Host, instances: usize, inputs: usize, outputs: usize) -> Result<Self> {
+        let library = opened(code, host)?;
         macro_rules! function {
             ($name:literal) => {
                 // SAFETY: the functions have these types in the interface of the torch that compiled the package, which was
@@ -138,36 +143,68 @@ fn reason(last_error: Option<unsafe extern "C" fn(*mut *const c_char) -> i32>) -
     Some(line.chars().take(400).collect())
 }
 
+/// A library that was opened, and its bytes to know it by.
+struct Opened {
+    sum: u32,
+    file: File,
+    library: &'static Library,
+}
+
 /// The library of that code, opened once in this process and never closed: a thread that has run the code keeps destructors
 /// of it until the thread ends, so the loader would not give it back anyway.
-fn opened(code: &[u8]) -> Result<&'static Library> {
-    static OPENED: Mutex<BTreeMap<String, &'static Library>> = Mutex::new(BTreeMap::new());
-    let digest = digest(code);
+fn opened(code: &[u8], host: &Host) -> Result<&'static Library> {
+    static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+    let names = match host.is_own() {
+        true => symbols::to_own(code).ok_or_else(|| Error::invalid_model("the compiled code is no whole library"))?,
+        false => Vec::new(),
+    };
+    // Quicker than a digest, which is half of a small program's start; those that agree are compared.
+    let sum = crc32fast::hash(code) ^ u32::from(host.is_own());
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(&library) = opened.get(&digest) {
-        return Ok(library);
+    let same = opened.iter().find(|one| one.sum == sum && holds(&one.file, code, &names));
+    if let Some(same) = same {
+        return Ok(same.library);
     }
-    let library: &'static Library = Box::leak(Box::new(open_from_memory(code, opened.len())?));
-    opened.insert(digest, library);
+    let (file, library) = open_from_memory(code, &names, opened.len())?;
+    let library: &'static Library = Box::leak(Box::new(library));
+    opened.push(Opened { sum, file, library });
     Ok(library)
 }
 
-fn open_from_memory(code: &[u8], others: usize) -> Result<Library> {
+/// Whether a file holds the code with those names.
+fn holds(file: &File, code: &[u8], names: &[(usize, &str)]) -> bool {
+    let mut expected = code.to_vec();
+    for (place, name) in names {
+        if let Some(to) = expected.get_mut(*place..place + name.len()) {
+            to.copy_from_slice(name.as_bytes());
+        }
+    }
+    let mut found = vec![0; code.len()];
+    file.metadata().is_ok_and(|about| about.len() == code.len() as u64)
+        && file.read_exact_at(&mut found, 0).is_ok()
+        && found == expected
+}
+
+fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Result<(File, Library)> {
     let no_memory = |e: std::io::Error| {
         Error::unavailable(format!("{} bytes of compiled code cannot be put into memory: {e}", code.len()))
     };
     let memory = rustix::fs::memfd_create("model.pt2", MemfdFlags::CLOEXEC).map_err(|e| no_memory(e.into()))?;
     let mut file = File::from(memory);
     file.write_all(code).map_err(no_memory)?;
+    for (place, name) in names {
+        file.write_all_at(name.as_bytes(), *place as u64).map_err(no_memory)?;
+    }
     let path = path_of(file.as_raw_fd(), others);
     // SAFETY: the owner of this machine trusts the code (`rust_host_engine::trust`), and it was compiled for this processor.
-    unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| {
+    let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| {
         use std::error::Error as _;
         let text = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         let text = text.replace(&*path.to_string_lossy(), "model.pt2");
         let first = text.lines().next().unwrap_or_default().trim_start_matches("model.pt2: ").to_owned();
         Error::invalid_model(format!("its compiled code cannot be loaded: {first}"))
-    })
+    })?;
+    Ok((file, library))
 }
 
 /// A path that no other library of this process has: the loader takes one for another that is loaded already if the texts of

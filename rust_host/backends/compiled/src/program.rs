@@ -1,8 +1,8 @@
 //! A loaded package as the engine's [`Program`].
 
 use crate::{
+    host::{Host, Owned, row_major_strides},
     library::Model,
-    torch::{Owned, Torch, row_major_strides},
 };
 use rust_host_engine::{
     Contract, Datatype, Device, Error, Memory, Method, Program, Result, Tensor, Value, contract::Returns,
@@ -18,7 +18,7 @@ const MOST_INSTANCES: usize = 16;
 
 pub(crate) struct Compiled {
     model: Model,
-    torch: &'static Torch,
+    host: &'static Host,
     methods: [Method; 1],
     operators: Vec<String>,
     datatypes: Vec<Datatype>,
@@ -29,12 +29,7 @@ pub(crate) struct Compiled {
 impl Compiled {
     /// # Errors
     /// As [`Model::open`]; `InvalidContract` for inputs that may be left out.
-    pub(crate) fn open(
-        code: &[u8],
-        contract: &Contract,
-        torch: &'static Torch,
-        operators: Vec<String>,
-    ) -> Result<Self> {
+    pub(crate) fn open(code: &[u8], contract: &Contract, host: &'static Host, operators: Vec<String>) -> Result<Self> {
         if let Some(input) = contract.inputs.iter().find(|input| input.optional) {
             return Err(Error::invalid_contract(format!(
                 "the contract says that `{}` may be left out, which compiled code cannot",
@@ -43,8 +38,8 @@ impl Compiled {
         }
         let instances = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(MOST_INSTANCES);
         Ok(Self {
-            model: Model::open(code, instances, contract.inputs.len(), contract.outputs.len())?,
-            torch,
+            model: Model::open(code, host, instances, contract.inputs.len(), contract.outputs.len())?,
+            host,
             methods: [contract.forward()],
             operators,
             datatypes: contract.inputs.iter().map(|input| input.datatype).collect(),
@@ -56,7 +51,7 @@ impl Compiled {
     /// A result in the engine's form. What lies in an input's memory, or in that of a result before it, is copied: a result
     /// is the caller's alone.
     fn take(&self, tensor: Owned<'static>, taken: &mut Vec<Range<usize>>) -> Result<Tensor> {
-        let about = self.torch.describe(&tensor)?;
+        let about = self.host.describe(&tensor)?;
         let datatype = Datatype::from_torch_code(about.dtype).ok_or_else(|| {
             Error::failed(format!("an output has the type {}, which no datatype stands for", about.dtype))
         })?;
@@ -81,14 +76,14 @@ impl Compiled {
     }
 }
 
-/// Memory of a result, which libtorch owns.
+/// Memory of a result, which the host owns.
 struct Output {
     _tensor: Owned<'static>,
     data: NonNull<u8>,
     span: usize,
 }
 
-// SAFETY: the tensor is only dropped, which libtorch allows on any thread; the bytes are read only.
+// SAFETY: the tensor is only dropped, which is allowed on any thread; the bytes are read only.
 unsafe impl Send for Output {}
 // SAFETY: as above.
 unsafe impl Sync for Output {}
@@ -128,17 +123,16 @@ impl Program for Compiled {
                 }
             }
         }
-        let borrowed = kept.iter().map(|tensor| self.torch.borrow(tensor)).collect::<Result<Vec<_>>>()?;
+        let borrowed = kept.iter().map(|tensor| self.host.borrow(tensor)).collect::<Result<Vec<_>>>()?;
         let mut inputs: Vec<_> = borrowed.into_iter().map(Owned::into_raw).collect();
         let mut outputs = vec![ptr::null_mut(); self.outputs];
-        let threads = self.torch.threads_of_a_call(crate::threads());
-        let ran = self.torch.with_threads(threads, || self.model.run(&mut inputs, &mut outputs));
+        let ran = self.host.with_threads(crate::threads(), || self.model.run(&mut inputs, &mut outputs));
         // A tensor that is returned twice is one handle twice.
         let first_of: Vec<usize> =
             outputs.iter().map(|handle| outputs.iter().position(|other| other == handle).unwrap_or_default()).collect();
         // All are taken over before anything can fail.
         let owned: Vec<_> = (outputs.iter().zip(&first_of).enumerate())
-            .map(|(at, (handle, first))| if at == *first { Owned::from_raw(self.torch, *handle) } else { None })
+            .map(|(at, (handle, first))| if at == *first { Owned::from_raw(self.host, *handle) } else { None })
             .collect();
         ran?;
         let given = kept.iter().filter_map(Tensor::contiguous_bytes).map(<[u8]>::as_ptr_range);

@@ -1,5 +1,7 @@
-//! libtorch's C interface for compiled code (`torch/csrc/inductor/aoti_torch/c/shim.h`), looked up once.
+//! Who answers what compiled code calls: our own functions ([`own`]), or libtorch through the same C interface
+//! (`torch/csrc/inductor/aoti_torch/c/shim.h`), looked up once.
 
+use crate::own;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use rust_host_engine::{Error, Result, Tensor};
 use std::{
@@ -9,7 +11,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// An `at::Tensor` behind the C interface.
+/// A tensor behind the C interface.
 #[repr(C)]
 pub(crate) struct RawTensor {
     _opaque: [u8; 0],
@@ -17,54 +19,99 @@ pub(crate) struct RawTensor {
 
 type Handle = *mut RawTensor;
 
-/// The functions of libtorch that this host itself calls.
-pub(crate) struct Torch {
-    library: Library,
-    create_tensor_from_blob: unsafe extern "C" fn(
-        *mut c_void,
-        i64,
-        *const i64,
-        *const i64,
-        i64,
-        i32,
-        i32,
-        i32,
-        *mut Handle,
-        i32,
-        *const u8,
-        i64,
-    ) -> i32,
+type CreateFromBlob = unsafe extern "C" fn(
+    *mut c_void,
+    i64,
+    *const i64,
+    *const i64,
+    i64,
+    i32,
+    i32,
+    i32,
+    *mut Handle,
+    i32,
+    *const u8,
+    i64,
+) -> i32;
+type Ask<T> = unsafe extern "C" fn(Handle, *mut T) -> i32;
+
+/// One of the two, with the functions that we ourselves call.
+pub(crate) struct Host {
+    create_tensor_from_blob: CreateFromBlob,
     delete_tensor: unsafe extern "C" fn(Handle) -> i32,
-    get_data_ptr: unsafe extern "C" fn(Handle, *mut *mut c_void) -> i32,
-    get_dim: unsafe extern "C" fn(Handle, *mut i64) -> i32,
-    get_sizes: unsafe extern "C" fn(Handle, *mut *mut i64) -> i32,
-    get_strides: unsafe extern "C" fn(Handle, *mut *mut i64) -> i32,
-    get_dtype: unsafe extern "C" fn(Handle, *mut i32) -> i32,
-    get_device_type: unsafe extern "C" fn(Handle, *mut i32) -> i32,
-    get_openmp_threads: unsafe extern "C" fn() -> c_int,
-    set_openmp_threads: unsafe extern "C" fn(c_int),
+    get_data_ptr: Ask<*mut c_void>,
+    get_dim: Ask<i64>,
+    get_sizes: Ask<*mut i64>,
+    get_strides: Ask<*mut i64>,
+    get_dtype: Ask<i32>,
+    get_device_type: Ask<i32>,
+    threads: Threads,
     strided: i32,
     /// That opened it.
     process: u32,
 }
 
+/// Who has the threads of parallel code.
+enum Threads {
+    Own,
+    OpenMp { libtorch: Library, get: unsafe extern "C" fn() -> c_int, set: unsafe extern "C" fn(c_int) },
+}
+
 /// `c10::DeviceType::CPU`
 const CPU: i32 = 0;
+
+/// Whether our own functions answer all of those.
+///
+/// # Errors
+/// Those that they do not.
+pub(crate) fn lacks(functions: &[String]) -> Vec<&str> {
+    functions.iter().map(String::as_str).filter(|name| !own::answers(name)).collect()
+}
+
+/// Our own functions.
+pub(crate) fn own() -> &'static Host {
+    static OWN: OnceLock<Host> = OnceLock::new();
+    OWN.get_or_init(Host::own)
+}
 
 /// libtorch of that path, its functions visible to every library that is opened later. It is never closed.
 ///
 /// # Errors
 /// `Unavailable` if it cannot be opened or lacks a function.
-pub(crate) fn open(path: &Path) -> Result<&'static Torch> {
-    static OPENED: OnceLock<std::result::Result<Torch, String>> = OnceLock::new();
+pub(crate) fn libtorch(path: &Path) -> Result<&'static Host> {
+    static OPENED: OnceLock<std::result::Result<Host, String>> = OnceLock::new();
     OPENED
-        .get_or_init(|| Torch::open(path))
+        .get_or_init(|| Host::libtorch(path))
         .as_ref()
         .map_err(|text| Error::unavailable(text).hint("`rust-host doctor` shows which libtorch is used"))
 }
 
-impl Torch {
-    fn open(path: &Path) -> std::result::Result<Self, String> {
+impl Host {
+    fn own() -> Self {
+        use own::tensor;
+        own::show_to_packages();
+        macro_rules! as_handle {
+            ($function:path as $type:ty) => {
+                // SAFETY: both types are pointers that nobody but these functions looks behind.
+                unsafe { std::mem::transmute::<*const (), $type>($function as *const ()) }
+            };
+        }
+        Self {
+            create_tensor_from_blob: as_handle!(tensor::create_tensor_from_blob_v2 as CreateFromBlob),
+            delete_tensor: as_handle!(tensor::delete_tensor_object as unsafe extern "C" fn(Handle) -> i32),
+            get_data_ptr: as_handle!(tensor::get_data_ptr as Ask<*mut c_void>),
+            get_dim: as_handle!(tensor::get_dim as Ask<i64>),
+            get_sizes: as_handle!(tensor::get_sizes as Ask<*mut i64>),
+            get_strides: as_handle!(tensor::get_strides as Ask<*mut i64>),
+            get_dtype: as_handle!(tensor::get_dtype as Ask<i32>),
+            get_device_type: as_handle!(tensor::get_device_type as Ask<i32>),
+            threads: Threads::Own,
+            strided: tensor::layout_strided(),
+            process: process::id(),
+        }
+    }
+
+    fn libtorch(path: &Path) -> std::result::Result<Self, String> {
         let shown = path.display();
         // SAFETY: libtorch's initialisers may run on any thread and run once; where it is loaded already, this only makes its
         // symbols visible.
@@ -91,12 +138,14 @@ impl Torch {
             get_strides: function!("aoti_torch_get_strides"),
             get_dtype: function!("aoti_torch_get_dtype"),
             get_device_type: function!("aoti_torch_get_device_type"),
-            get_openmp_threads: function!("omp_get_max_threads"),
-            set_openmp_threads: function!("omp_set_num_threads"),
             // SAFETY: it takes nothing and returns a constant.
             strided: unsafe { layout() },
             process: process::id(),
-            library,
+            threads: Threads::OpenMp {
+                get: function!("omp_get_max_threads"),
+                set: function!("omp_set_num_threads"),
+                libtorch: library,
+            },
         })
     }
 
@@ -105,9 +154,14 @@ impl Torch {
     /// # Errors
     /// `Unavailable` that names those which are not.
     pub(crate) fn check(&self, functions: &[String]) -> Result<()> {
-        // SAFETY: only whether there is such a symbol is asked; it is not used.
-        let is_there = |name: &str| unsafe { self.library.get::<*const c_void>(name.as_bytes()) }.is_ok();
-        let missing: Vec<&str> = functions.iter().map(String::as_str).filter(|name| !is_there(name)).collect();
+        let missing: Vec<&str> = match &self.threads {
+            Threads::Own => lacks(functions),
+            Threads::OpenMp { libtorch, .. } => {
+                // SAFETY: only whether there is such a symbol is asked; it is not used.
+                let is_there = |name: &str| unsafe { libtorch.get::<*const c_void>(name.as_bytes()) }.is_ok();
+                functions.iter().map(String::as_str).filter(|name| !is_there(name)).collect()
+            }
+        };
         if missing.is_empty() {
             return Ok(());
         }
@@ -115,28 +169,43 @@ impl Torch {
             .hint("compile it with the torch that `rust-host doctor` names"))
     }
 
-    /// How many threads parallel code of this thread starts: what `OMP_NUM_THREADS` or somebody in this process said.
-    pub(crate) fn threads(&self) -> usize {
-        // SAFETY: it reads a number of the calling thread.
-        usize::try_from(unsafe { (self.get_openmp_threads)() }).unwrap_or(1).max(1)
+    /// Whether code that is opened for this host asks for our own functions.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self.threads, Threads::Own)
     }
 
-    /// The number for a call: one in a child that was forked since, whatever was asked for. It does not have the threads that
-    /// parallel code would wait for.
-    pub(crate) fn threads_of_a_call(&self, asked: Option<usize>) -> Option<usize> {
-        if process::id() == self.process { asked } else { Some(1) }
+    /// Runs a call with as many threads as were asked for: one in a child that was forked since, whatever was asked for. It
+    /// does not have the threads that parallel code would wait for. Where nobody asked, as many as this machine should use, or
+    /// with libtorch what `OMP_NUM_THREADS` or somebody in this process said; in Python the thread is the user's, so the
+    /// number before comes back.
+    pub(crate) fn with_threads<T>(&self, asked: Option<usize>, call: impl FnOnce() -> T) -> T {
+        let wanted = self.threads(asked);
+        match &self.threads {
+            Threads::Own => own::threads::with(wanted, call),
+            Threads::OpenMp { get, set, .. } => {
+                // SAFETY: both are about a number of the calling thread.
+                let (before, set) = (unsafe { get() }, |count: c_int| unsafe { set(count) });
+                let count = c_int::try_from(wanted).unwrap_or(c_int::MAX);
+                if before == count {
+                    return call();
+                }
+                set(count);
+                let result = call();
+                set(before);
+                result
+            }
+        }
     }
 
-    /// Runs `work` with that number. The number before comes back: in Python the thread is the user's.
-    pub(crate) fn with_threads<T>(&self, threads: Option<usize>, work: impl FnOnce() -> T) -> T {
-        let before = self.threads();
-        let Some(count) = threads.filter(|count| *count != before) else { return work() };
-        // SAFETY: it sets a number of the calling thread.
-        let set = |count: usize| unsafe { (self.set_openmp_threads)(c_int::try_from(count).unwrap_or(c_int::MAX)) };
-        set(count);
-        let result = work();
-        set(before);
-        result
+    /// The number for a call of this thread.
+    pub(crate) fn threads(&self, asked: Option<usize>) -> usize {
+        match (&self.threads, asked) {
+            _ if process::id() != self.process => 1,
+            (_, Some(count)) => count,
+            (Threads::Own, None) => own::threads::usual(),
+            // SAFETY: it reads a number of the calling thread.
+            (Threads::OpenMp { get, .. }, None) => usize::try_from(unsafe { get() }).unwrap_or(1).max(1),
+        }
     }
 
     /// A handle over the memory of a row-major tensor, which must live as long as the handle.
@@ -163,8 +232,8 @@ impl Torch {
             )
         };
         match failed {
-            0 => Ok(Owned { torch: self, handle }),
-            _ => Err(Error::failed(format!("libtorch cannot take the input {tensor:?}"))),
+            0 => Ok(Owned { host: self, handle }),
+            _ => Err(Error::failed(format!("the compiled code cannot take the input {tensor:?}"))),
         }
     }
 
@@ -204,7 +273,7 @@ pub(crate) fn row_major_strides(shape: &[i64]) -> Vec<i64> {
     strides
 }
 
-/// What [`Torch::describe`] found.
+/// What [`Host::describe`] found.
 pub(crate) struct Description {
     pub(crate) shape: Vec<i64>,
     pub(crate) strides: Vec<i64>,
@@ -214,14 +283,14 @@ pub(crate) struct Description {
 
 /// A handle that is given back when it is dropped.
 pub(crate) struct Owned<'t> {
-    torch: &'t Torch,
+    host: &'t Host,
     handle: Handle,
 }
 
 impl<'t> Owned<'t> {
     /// Takes over a handle, which must be one that nobody else gives back.
-    pub(crate) fn from_raw(torch: &'t Torch, handle: *mut RawTensor) -> Option<Self> {
-        (!handle.is_null()).then_some(Self { torch, handle })
+    pub(crate) fn from_raw(host: &'t Host, handle: *mut RawTensor) -> Option<Self> {
+        (!handle.is_null()).then_some(Self { host, handle })
     }
 
     /// The handle, which somebody else gives back from now on.
@@ -233,7 +302,7 @@ impl<'t> Owned<'t> {
 impl Drop for Owned<'_> {
     fn drop(&mut self) {
         // SAFETY: the handle is ours alone.
-        unsafe { (self.torch.delete_tensor)(self.handle) };
+        unsafe { (self.host.delete_tensor)(self.handle) };
     }
 }
 

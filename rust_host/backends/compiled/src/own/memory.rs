@@ -1,0 +1,153 @@
+//! Memory of tensors: aligned for vectors, and kept for the next tensor of its size. What is given back to the system is
+//! zeroed page by page when it comes again, which takes longer than many an operator.
+
+use std::{
+    alloc::{Layout, alloc, dealloc},
+    collections::VecDeque,
+    ptr::NonNull,
+    sync::{Mutex, PoisonError},
+};
+
+/// Of a cache line and of the widest vector.
+const ALIGNMENT: usize = 64;
+/// Smaller blocks the allocator has at hand.
+const SMALLEST_KEPT: usize = 16 << 10;
+/// More than any model frees between two uses of a size.
+const MOST_KEPT: usize = 256;
+
+/// Uninitialised bytes of one tensor.
+#[derive(Debug)]
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    whole: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: memory belongs to no thread.
+unsafe impl Send for Block {}
+// SAFETY: only its address can be read.
+unsafe impl Sync for Block {}
+
+/// Blocks that nobody uses, those that were freed last at the end.
+struct Free {
+    blocks: VecDeque<Block>,
+    bytes: usize,
+    in_use: usize,
+    /// Of all blocks at once that were ever in use: no more than that is kept.
+    most: usize,
+}
+
+static FREE: Mutex<Free> = Mutex::new(Free { blocks: VecDeque::new(), bytes: 0, in_use: 0, most: 0 });
+
+impl Block {
+    /// At least that many bytes; `None` if there is no memory for them.
+    pub(crate) fn new(bytes: usize) -> Option<Self> {
+        let size = rounded(bytes)?;
+        if size < SMALLEST_KEPT {
+            return Self::from_system(size);
+        }
+        let kept = {
+            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+            free.in_use += size;
+            free.most = free.most.max(free.in_use);
+            let at = free.blocks.iter().rposition(|block| block.size() == size);
+            let block = at.and_then(|at| free.blocks.remove(at));
+            free.bytes -= block.as_ref().map_or(0, Self::size);
+            block
+        };
+        kept.or_else(|| Self::from_system(size)).or_else(|| {
+            FREE.lock().unwrap_or_else(PoisonError::into_inner).in_use -= size;
+            None
+        })
+    }
+
+    /// The allocator's own way to alignment is slower than a few bytes more.
+    fn from_system(size: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(size.checked_add(ALIGNMENT)?, 16).ok()?;
+        // SAFETY: the layout is not empty.
+        let whole = NonNull::new(unsafe { alloc(layout) })?;
+        let start = whole.map_addr(|address| address.saturating_add(ALIGNMENT - address.get() % ALIGNMENT));
+        Some(Self { start, whole, layout })
+    }
+
+    fn to_system(self) {
+        // SAFETY: it was allocated with this layout, and `self` was the only one to have it.
+        unsafe { dealloc(self.whole.as_ptr(), self.layout) };
+    }
+
+    fn size(&self) -> usize {
+        self.layout.size() - ALIGNMENT
+    }
+
+    /// Where it begins, at a multiple of 64.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Back to where it came from.
+    pub(crate) fn free(self) {
+        let size = self.size();
+        if size < SMALLEST_KEPT {
+            return self.to_system();
+        }
+        let mut surplus = Vec::new();
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        free.in_use -= size;
+        free.bytes += size;
+        free.blocks.push_back(self);
+        while free.bytes > free.most || free.blocks.len() > MOST_KEPT {
+            let Some(block) = free.blocks.pop_front() else { break };
+            free.bytes -= block.size();
+            surplus.push(block);
+        }
+        drop(free);
+        surplus.into_iter().for_each(Self::to_system);
+    }
+}
+
+/// Sizes that are alike but for an eighth are one, so that a kept block fits more often.
+fn rounded(bytes: usize) -> Option<usize> {
+    let step = match bytes {
+        0..SMALLEST_KEPT => ALIGNMENT,
+        _ => (1 << bytes.ilog2()) / 8,
+    };
+    bytes.max(1).checked_next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_aligned_and_as_long_as_asked_for() {
+        for bytes in [0, 1, 63, 64, 65, 4096, 16 << 10, 100_000, 5 << 20] {
+            let block = Block::new(bytes).unwrap();
+            assert_eq!(block.start().addr().get() % ALIGNMENT, 0);
+            assert!(block.size() >= bytes && block.size() <= bytes + bytes / 8 + ALIGNMENT);
+            // SAFETY: the block has as many bytes.
+            unsafe { block.start().as_ptr().write_bytes(1, bytes) };
+            block.free();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_none() {
+        assert!(Block::new(usize::MAX).is_none() && Block::new(1 << 62).is_none());
+    }
+
+    #[test]
+    fn a_freed_block_comes_again_and_no_more_is_kept_than_was_in_use() {
+        let block = Block::new(3 << 20).unwrap();
+        let first = block.start();
+        block.free();
+        let again = Block::new((3 << 20) - 100).unwrap();
+        assert_eq!(again.start(), first);
+        again.free();
+        for bytes in (20 << 10..4 << 20).step_by(30_000) {
+            Block::new(bytes).unwrap().free();
+        }
+        let free = FREE.lock().unwrap();
+        assert!(free.bytes <= free.most && free.blocks.len() <= MOST_KEPT, "{} of {}", free.bytes, free.most);
+        assert_eq!(free.bytes, free.blocks.iter().map(Block::size).sum::<usize>());
+    }
+}
