@@ -5,7 +5,10 @@ use std::{
     alloc::{Layout, alloc, dealloc},
     collections::VecDeque,
     ptr::NonNull,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// Of a cache line and of the widest vector.
@@ -14,6 +17,9 @@ const ALIGNMENT: usize = 64;
 const SMALLEST_KEPT: usize = 16 << 10;
 /// More than any model frees between two uses of a size.
 const MOST_KEPT: usize = 256;
+/// Large blocks begin at different places of their pages: where all begin at the same one, a load waits for a store to another
+/// tensor whose address ends alike, and they push one another out of the nearest cache.
+const PAGE: usize = 4096;
 
 /// Uninitialised bytes of one tensor.
 #[derive(Debug)]
@@ -21,6 +27,7 @@ pub(crate) struct Block {
     start: NonNull<u8>,
     whole: NonNull<u8>,
     layout: Layout,
+    size: usize,
 }
 
 // SAFETY: memory belongs to no thread.
@@ -63,11 +70,19 @@ impl Block {
 
     /// The allocator's own way to alignment is slower than a few bytes more.
     fn from_system(size: usize) -> Option<Self> {
-        let layout = Layout::from_size_align(size.checked_add(ALIGNMENT)?, 16).ok()?;
+        static LARGE: AtomicUsize = AtomicUsize::new(0);
+        let is_large = size >= SMALLEST_KEPT;
+        let shift = if is_large { LARGE.fetch_add(1, Relaxed).wrapping_mul(17 * ALIGNMENT) % PAGE } else { 0 };
+        let more = if is_large { ALIGNMENT + PAGE } else { ALIGNMENT };
+        let layout = Layout::from_size_align(size.checked_add(more)?, 16).ok()?;
         // SAFETY: the layout is not empty.
         let whole = NonNull::new(unsafe { alloc(layout) })?;
-        let start = whole.map_addr(|address| address.saturating_add(ALIGNMENT - address.get() % ALIGNMENT));
-        Some(Self { start, whole, layout })
+        let start = whole.map_addr(|address| {
+            let aligned = address.saturating_add(ALIGNMENT - address.get() % ALIGNMENT);
+            let into_page = (PAGE + shift - aligned.get() % PAGE) % PAGE;
+            if is_large { aligned.saturating_add(into_page) } else { aligned }
+        });
+        Some(Self { start, whole, layout, size })
     }
 
     fn to_system(self) {
@@ -76,7 +91,7 @@ impl Block {
     }
 
     fn size(&self) -> usize {
-        self.layout.size() - ALIGNMENT
+        self.size
     }
 
     /// Where it begins, at a multiple of 64.
