@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -95,7 +96,7 @@ def compile_model(
     """
     compiler = find_compiler()
     inputs, free = program.recording_inputs(sampler, cases, batch_sizes)
-    with program.watch_sizes() as seen, silence(not debug), torch.no_grad():
+    with program.watch_sizes() as seen, program.lstms_of_any_length(), silence(not debug), torch.no_grad():
         try:
             exported = torch.export.export(
                 model, (), kwargs=dict(inputs), dynamic_shapes=program.dynamic_shapes(sampler, free)
@@ -215,11 +216,18 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
 def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    lstm: Any = torch.ops.aten.mkldnn_rnn_layer
+    with FlopCounterMode(display=False, custom_mapping={lstm: _operations_of_lstm}) as counter:
         module(**inputs)
     # none at all: operators that are not counted, of which nothing is known
     operations: int = counter.get_total_flops()
     return 0 < operations <= _FEW_OPERATIONS
+
+
+# torch counts nothing there.
+def _operations_of_lstm(x: Sequence[int], share: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    steps, rows, _size = x
+    return 2 * steps * rows * (math.prod(share) + math.prod(weight))
 
 
 # `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too. And

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from py_authoring.export.kernels.graph import add_constant, constant, depends_on_inputs, only_user, put
+from py_authoring.export.kernels.graph import OWN_LINEAR, add_constant, constant, depends_on_inputs, only_user, put
 
 _aten = torch.ops.aten
 OPERATOR = "direct_convolution"
@@ -170,7 +170,7 @@ def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
         return False
     outputs, inputs = weight.shape
-    if weight.numel() < _FEWEST_WEIGHTS or value.dim() < 2:
+    if (weight.numel() < _FEWEST_WEIGHTS and OWN_LINEAR not in node.meta) or value.dim() < 2:
         return False
     replaced = [node]
     other, relu = _what_follows(replaced)

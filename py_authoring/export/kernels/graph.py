@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, fx
 
+#: A key of `meta`: a linear layer that is to be the kernel's, however small, as nothing around it could take it in.
+OWN_LINEAR = "rust_host_own_linear"
+
 
 def constant(module: fx.GraphModule, node: Any) -> Tensor | None:
     """The tensor that a node stands for, if it is a weight or buffer."""

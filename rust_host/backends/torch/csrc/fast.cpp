@@ -182,16 +182,17 @@ struct Lstm {
   std::vector<at::Tensor> weights; // as at::lstm takes them: weight_ih, weight_hh and, where there are biases, bias_ih, bias_hh
   bool has_biases, batch_first;
   int64_t count, inputs, hidden;
-  std::vector<std::optional<at::Tensor>> biases; // both of a layer in one
-  std::vector<at::Tensor> packed;                // of weight_ih
+  std::vector<std::optional<at::Tensor>> biases; // both of a layer in one, in the kernel's order
+  std::vector<at::Tensor> shares, packed;        // of weight_ih, in that order, too
   std::vector<LstmLayer> layers;
 
   explicit Lstm(const Node *node) : weights(node->ts(WEIGHT)), has_biases(node->i(BIAS)), batch_first(node->i(BATCH_FIRST)) {
     const size_t each = has_biases ? 4 : 2;
     for (size_t i = 0; i < weights.size(); i += each) {
-      packed.push_back(packed_for_linear(weights[i]));
+      shares.push_back(LstmLayer::in_groups(weights[i]));
+      packed.push_back(packed_for_linear(shares.back()));
       layers.emplace_back(weights[i + 1]);
-      biases.push_back(has_biases ? std::optional<at::Tensor>(weights[i + 2] + weights[i + 3]) : std::nullopt);
+      biases.push_back(has_biases ? std::optional<at::Tensor>(LstmLayer::in_groups(weights[i + 2] + weights[i + 3])) : std::nullopt);
     }
     count = static_cast<int64_t>(layers.size()), inputs = weights[0].size(1), hidden = weights[1].size(1);
   }
@@ -210,7 +211,7 @@ struct Lstm {
     at::Tensor values = batch_first ? x : x.transpose(0, 1);
     for (int64_t i = 0; i < count; ++i) {
       at::Tensor h_of_layer = h[i], c_of_layer = c[i];
-      const auto gates = linear(values.contiguous(), packed[i], weights[i * (has_biases ? 4 : 2)], biases[i], ACTIVATIONS[NO_ACTIVATION]);
+      const auto gates = linear(values.contiguous(), packed[i], shares[i], biases[i], ACTIVATIONS[NO_ACTIVATION]);
       values = layers[i](gates, h_of_layer, c_of_layer);
     }
     return {batch_first ? values : values.transpose(0, 1).contiguous(), h, c}; // as libtorch gives it: `view` must work

@@ -1,20 +1,12 @@
 #include "lstm.h"
+#include "lstm_work.h"
 #include <ATen/Parallel.h>
-#include <cstring>
 
 namespace rust_host {
 namespace {
 
-constexpr int64_t PANEL = 128;
 // Fewer multiplications of a whole sequence than this are done before a second thread has begun.
 constexpr int64_t FEWEST_FOR_A_THREAD = 1 << 18;
-
-// What one thread works on: some rows of the batch, from the first step to the last.
-struct Work {
-  const float *gates, *panels;
-  float *h, *c, *out, *sums;
-  int64_t rows, steps, hidden, columns;
-};
 
 #if defined(__x86_64__) && !defined(__clang__) // which does not know the pragmas
 #pragma GCC push_options
@@ -37,43 +29,56 @@ namespace avx512 {
 
 struct Kind {
   void (*steps)(const Work &);
-  int64_t most_rows; // measured with a state of 128
+  int64_t lanes, most_rows; // measured with a state of 128
 };
 
 const Kind &kind() {
   static const Kind found = [] {
 #if defined(__x86_64__) && !defined(__clang__) // which does not know the pragmas
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
-      return Kind{avx512::all_steps, 8};
+      return Kind{avx512::all_steps, 16, 8};
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      return Kind{avx2::all_steps, 2};
+      return Kind{avx2::all_steps, 8, 2};
 #endif
-    return Kind{nullptr, 0};
+    return Kind{nullptr, 8, 0};
   }();
   return found;
 }
+
+int64_t up(int64_t units) { return (units + kind().lanes - 1) / kind().lanes * kind().lanes; }
 
 } // namespace
 
 int64_t LstmLayer::most_rows() { return kind().most_rows; }
 
-LstmLayer::LstmLayer(const at::Tensor &weight) : hidden(weight.size(1)) {
-  const int64_t columns = (4 * hidden + PANEL - 1) / PANEL * PANEL;
-  at::Tensor padded = at::zeros({columns, hidden}, weight.options());
-  padded.narrow(0, 0, 4 * hidden).copy_(weight);
-  panels = padded.view({columns / PANEL, PANEL, hidden}).transpose(1, 2).contiguous();
+at::Tensor LstmLayer::in_groups(const at::Tensor &gates) {
+  const int64_t lanes = kind().lanes, hidden = gates.size(0) / 4, rest = gates.dim() == 2 ? gates.size(1) : 1;
+  at::Tensor padded = at::zeros({4, up(hidden), rest}, gates.options());
+  padded.narrow(1, 0, hidden).copy_(gates.reshape({4, hidden, rest}));
+  const at::Tensor grouped = padded.view({4, up(hidden) / lanes, lanes, rest}).transpose(0, 1).reshape({4 * up(hidden), rest});
+  return gates.dim() == 2 ? grouped : grouped.squeeze(1);
+}
+
+LstmLayer::LstmLayer(const at::Tensor &weight) : hidden(weight.size(1)), padded(up(hidden)) {
+  packed = in_groups(weight).view({padded / kind().lanes, 4 * kind().lanes, hidden}).transpose(1, 2).contiguous();
 }
 
 at::Tensor LstmLayer::operator()(const at::Tensor &gates, at::Tensor &h, at::Tensor &c) const {
   const auto steps = kind().steps;
-  const int64_t batch = gates.size(0), time = gates.size(1), columns = panels.size(0) * PANEL;
-  at::Tensor out = at::empty({batch, time, hidden}, gates.options()), sums = at::empty({batch, columns}, gates.options());
-  const float *given = gates.const_data_ptr<float>(), *weights = panels.const_data_ptr<float>();
-  float *states = h.mutable_data_ptr<float>(), *cells = c.mutable_data_ptr<float>(), *results = out.mutable_data_ptr<float>(), *scratch = sums.mutable_data_ptr<float>();
+  const int64_t batch = gates.size(0), time = gates.size(1), row = row_of_state(padded, kind().lanes), each = batch * row;
+  at::Tensor out = at::empty({batch, time, hidden}, gates.options()), states = at::zeros({3, batch, row}, gates.options());
+  states[0].narrow(1, 0, hidden).copy_(h);
+  states[2].narrow(1, 0, hidden).copy_(c);
+  const float *given = gates.const_data_ptr<float>(), *weights = packed.const_data_ptr<float>();
+  float *own = states.mutable_data_ptr<float>(), *results = out.mutable_data_ptr<float>();
   const int64_t rows_a_thread = std::max<int64_t>(1, FEWEST_FOR_A_THREAD / std::max<int64_t>(1, time * hidden * 4 * hidden));
   at::parallel_for(0, batch, rows_a_thread, [&](int64_t first, int64_t end) {
-    steps({given + first * time * 4 * hidden, weights, states + first * hidden, cells + first * hidden, results + first * time * hidden, scratch + first * columns, end - first, time, hidden, columns});
+    float *begin = own + first * row;
+    steps({given + first * time * 4 * padded, weights, {begin, begin + each}, begin + 2 * each, results + first * time * hidden,
+           end - first, time, hidden, padded, row, time * 4 * padded, 4 * padded, time * hidden, hidden, false});
   });
+  h.copy_(states[time % 2].narrow(1, 0, hidden));
+  c.copy_(states[2].narrow(1, 0, hidden));
   return out;
 }
 

@@ -15,13 +15,16 @@ public:
   // `weight` is torch's weight_hh, [4 * hidden, hidden].
   explicit LstmLayer(const at::Tensor &weight);
 
-  // gates: [batch, time, 4 * hidden], contiguous, with all biases, in torch's order (input, forget, cell, output).
+  // What belongs to gates in torch's order, [4 * hidden, ...], in the kernel's (lstm_work.h), [4 * padded, ...]: weight_ih, biases.
+  static at::Tensor in_groups(const at::Tensor &gates);
+
+  // gates: [batch, time, 4 * padded], contiguous, with all biases, in the kernel's order.
   // h, c: [batch, hidden], contiguous, changed to the last state.  Returns every h: [batch, time, hidden].
   at::Tensor operator()(const at::Tensor &gates, at::Tensor &h, at::Tensor &c) const;
 
 private:
-  int64_t hidden;
-  at::Tensor panels; // [columns / PANEL, hidden, PANEL]: what one element of the state adds to PANEL gates
+  int64_t hidden, padded;
+  at::Tensor packed; // as lstm_work.h has the weights
 };
 
 } // namespace rust_host
