@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._decomp.decompositions
 import torch.fx.experimental.symbolic_shapes as symbolic
 from torch import Tensor, nn
 
@@ -75,6 +76,26 @@ def watch_sizes() -> Iterator[Decisions]:
         yield seen
     finally:
         environment._set_replacement, environment._log_guard = replace, log
+
+
+@contextmanager
+def lstms_of_any_length() -> Iterator[None]:
+    """An LSTM's number of steps stays free while it is recorded.
+
+    torch turns oneDNN off for that time, whose layer takes any number; what is left to it is a loop, which fixes it.
+    """
+    decompositions: Any = torch._decomp.decompositions
+    select = decompositions.select_one_layer_lstm_function
+
+    def select_with_onednn(*given: Any) -> Any:
+        with torch.backends.mkldnn.flags(enabled=True):
+            return select(*given)
+
+    decompositions.select_one_layer_lstm_function = select_with_onednn
+    try:
+        yield
+    finally:
+        decompositions.select_one_layer_lstm_function = select
 
 
 def find_decisions(model: nn.Module, inputs: Mapping[str, Tensor], shapes: Mapping[str, Any]) -> Decisions:
