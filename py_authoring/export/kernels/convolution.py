@@ -15,7 +15,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from py_authoring.export.kernels.graph import OWN_LINEAR, add_constant, constant, depends_on_inputs, only_user, put
+from py_authoring.export.kernels.graph import (
+    OWN_LINEAR,
+    add_constant,
+    constant,
+    depends_on_inputs,
+    let_views_copy,
+    only_user,
+    put,
+)
 
 _aten = torch.ops.aten
 OPERATOR = "direct_convolution"
@@ -92,9 +100,8 @@ def replace(module: fx.GraphModule, lanes: int) -> int:
         lanes: floats in a vector of the processor that the code is for.
     """
     found = sum(_replace_convolution(module, node, lanes) for node in list(module.graph.nodes) if _is_convolution(node))
+    let_views_copy(module)
     for node in list(module.graph.nodes):
-        if node.target == _aten.view.default:  # no view can split what lies channels last; reshape copies where it must
-            node.target = _aten.reshape.default
         _flatten_as_it_lies(module, node)
     linears = [node for node in module.graph.nodes if node.target == _aten.linear.default]
     found += sum(_replace_linear(module, node, lanes) for node in linears)

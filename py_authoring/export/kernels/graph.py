@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 #: A key of `meta`: a linear layer that is to be the kernel's, however small, as nothing around it could take it in.
@@ -39,6 +40,13 @@ def depends_on_inputs(node: fx.Node) -> bool:
         waiting += [before for before in each.all_input_nodes if before not in seen]
         seen.update(each.all_input_nodes)
     return False
+
+
+def let_views_copy(module: fx.GraphModule) -> None:
+    """What our operators made may lie in memory as no view can split it; reshape copies where it must."""
+    for node in module.graph.nodes:
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
