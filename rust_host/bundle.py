@@ -4,7 +4,7 @@ usage: bundle.py BUILD_FOLDER OUT_FOLDER [tar]   writes OUT_FOLDER/rust-host-VER
 
     rust-host-0.1.0-linux-x86_64/
         bin/rust-host
-        lib/librust_host_torch.so  libtorch_cpu.so  libc10.so  …  libtorch-version
+        lib/rust-host-program  librust_host_torch.so  libtorch_cpu.so  libc10.so  …  libtorch-version
         licenses/
 """
 
@@ -105,6 +105,7 @@ def main(build: Path, out: Path, kind: str = "tar.xz") -> None:
         backend = build / "librust_host_torch.so"
         libraries = closure(backend, folders)
         shutil.copy(build / "rust-host", top / "bin")
+        shutil.copy(build / "rust-host-program", top / "lib")
         shutil.copy(backend, top / "lib")
         for library, path in libraries.items():
             shutil.copy(path, top / "lib" / library)

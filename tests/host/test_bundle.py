@@ -68,6 +68,11 @@ def test_every_library_that_is_not_of_the_system_comes_from_the_archive(unpacked
     assert all(re.match(r"/(usr/)?lib", other) for other in others), others
 
 
+def test_the_host_of_programs_is_in_the_archive(unpacked: Path) -> None:
+    ran = subprocess.run([unpacked / "lib/rust-host-program"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 2 and "carries no model" in ran.stderr
+
+
 def test_the_licences_of_what_is_packed_are_there(unpacked: Path) -> None:
     names = {p.name for p in (unpacked / "licenses").iterdir()}
     assert {"rust-host.txt", "torch.txt", "crates.txt"} <= names

@@ -3,10 +3,10 @@
 
 use crate::{
     commands::{bench, run, tables, tune},
-    inputs::Given,
     worker::{Confinement, Sandbox},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
+use rust_host_console::Given;
 use rust_host_engine::{
     DeviceRequest, Error, Platform, Result, error::ErrorKind, operators::Policy, signed::PublicKeys, versions,
 };
@@ -24,6 +24,7 @@ pub(crate) enum Parsed {
     Verify(PathBuf, DeviceRequest, Policy, Confinement, bool),
     Bench(bench::Settings, bool),
     Tune(tune::Settings, bool),
+    Build(PathBuf, PathBuf, Policy, bool),
     Doctor(bool),
 }
 
@@ -88,6 +89,11 @@ enum Command {
         after_help = "Example:\n  rust-host tune models/mnist --for throughput\n\n`run`, `bench` and the Python module then use what it found, unless told otherwise."
     )]
     Tune(TuneArgs),
+    /// Make one program of a compiled model, which needs nothing but the C library
+    #[command(
+        after_help = "Example:\n  rust-host build models/mnist -o digits\n  ./digits 7.png\n\nExit code 1: it needs libtorch, or does not reproduce its golden examples here."
+    )]
+    Build(BuildArgs),
     /// Say what this machine has: libtorch, processor, limits, CUDA
     #[command(after_help = "Example:\n  rust-host doctor --json\n\nExit code 1: libtorch cannot be used here.")]
     Doctor {
@@ -277,6 +283,23 @@ struct TuneArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct BuildArgs {
+    /// A compiled package, or a model's folder: `model.pt2` of its newest version
+    file: PathBuf,
+    /// The program to write
+    #[arg(long, short = 'o', value_name = "FILE")]
+    output: PathBuf,
+    /// Open the compiled code of the file with this SHA-256; only for a file that you trust
+    #[arg(long, value_name = "SHA256", value_parser = sha256)]
+    trust: Vec<String>,
+    #[command(flatten)]
+    signed: SignedArg,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum GoalArg {
     Latency,
@@ -406,6 +429,11 @@ fn settle(command: Command) -> Result<Parsed> {
             },
             t.json,
         ),
+        Command::Build(b) => {
+            let wanted = Some(Platform::Compiled).filter(|_| b.file.is_dir());
+            let policy = Policy { trusted: b.trust, signed_by: b.signed.settle()?, ..Policy::default() };
+            Parsed::Build(versions::file(&b.file, wanted)?, b.output, policy, b.json)
+        }
         Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
             file: r.file.settle()?,
             words: r.input.input,

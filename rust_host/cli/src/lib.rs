@@ -6,13 +6,9 @@
 mod args;
 mod commands;
 mod deadline;
-mod drawing;
 mod folder;
-mod inputs;
 mod interrupted;
 mod output;
-mod predictions;
-mod table;
 mod worker;
 
 use rust_host_engine::{Backends, Error, Result};
@@ -53,10 +49,13 @@ fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::
             Ok(output::tables(&path, summary, settings.json))
         }
         args::Parsed::Verify(file, device, policy, confinement, json) => {
-            Ok(output::verify(&commands::verify::verify(&file, device, &policy, confinement, backends)?, json))
+            Ok(commands::verify::verify(&file, device, &policy, confinement, backends)?.answer(json))
         }
         args::Parsed::Bench(settings, json) => Ok(output::bench(&commands::bench::bench(&settings, backends)?, json)),
         args::Parsed::Tune(settings, json) => Ok(output::tune(commands::tune::tune(&settings, backends)?, json)),
+        args::Parsed::Build(package, output, policy, json) => {
+            Ok(output::build(&commands::build::build(&package, &output, &policy)?, json))
+        }
         args::Parsed::Doctor(json) => Ok(output::doctor(&commands::doctor::doctor(backends), json)),
     }
 }

@@ -66,7 +66,7 @@ impl Archive {
         if !bytes.starts_with(b"PK\x03\x04") {
             let onnx = Arc::new(read_onnx(path, &bytes).map_err(at)?);
             let (platform, content) = (Platform::Onnx, Content::Onnx(onnx));
-            return Ok(Self { path: path.to_owned(), bytes, platform, content, is_signed: false });
+            return Ok(Self::of_parts(path, bytes, platform, content));
         }
         let zip = Zip::open(bytes.clone()).map_err(at)?;
         let (platform, stem) = find_stem(&zip).map_err(at)?;
@@ -77,9 +77,30 @@ impl Archive {
             zip.read(member).map_err(at)?;
         }
         let content = Content::Zip(zip, stem);
-        let archive = Self { path: path.to_owned(), bytes, platform, content, is_signed: false };
+        let archive = Self::of_parts(path, bytes, platform, content);
         archive.check_format().map_err(at)?;
         Ok(archive)
+    }
+
+    /// A compiled package that is a part of the running program's own file ([`crate::attached`]). No checksum is compared: the
+    /// digest of the whole is there for who asks.
+    ///
+    /// # Errors
+    /// `InvalidModel` if it is no compiled package.
+    pub fn of_this_program(path: &Path, bytes: Arc<Vec<u8>>) -> Result<Self> {
+        let at = |e: Error| Error { message: format!("`{}`: {}", path.display(), e.message), ..e };
+        let zip = Zip::open(bytes.clone()).map_err(at)?.without_checksums();
+        match find_stem(&zip).map_err(at)? {
+            (Platform::Compiled, stem) => {
+                let content = Content::Zip(zip, stem);
+                Ok(Self::of_parts(path, bytes, Platform::Compiled, content))
+            }
+            (other, _) => Err(at(Error::invalid_model(format!("it carries a {}, no compiled package", other.noun())))),
+        }
+    }
+
+    fn of_parts(path: &Path, bytes: Arc<Vec<u8>>, platform: Platform, content: Content) -> Self {
+        Self { path: path.to_owned(), bytes, platform, content, is_signed: false }
     }
 
     /// What runs it.

@@ -11,7 +11,7 @@
 //! 4. [`model`] binds named inputs ([`Tensor`], [`Value`]) to its arguments, checks them, runs it, names the outputs;
 //! 5. [`golden`] replays the file's own examples, [`measure()`] times it.
 //!
-//! [`machine`] says what this machine has, [`threads`] how many threads a call gets on it, and
+//! A program that `rust-host build` wrote has its file [`attached`]. [`machine`] says what this machine has, [`threads`] how many threads a call gets on it, and
 //! [`host_settings`] what was measured on it. [`mod@file`] reads files, [`npy`], [`json`] and
 //! [`picture`] turn them into values and back. Nothing here prints, and nothing knows a door.
 //!
@@ -24,6 +24,7 @@
 
 pub mod archive;
 mod at_load;
+pub mod attached;
 mod attributes;
 pub mod backend;
 pub mod contract;

@@ -51,20 +51,7 @@ impl Model {
         if policy.signed_by.is_some() && !archive.is_signed() {
             return Err(Error::internal(format!("`{shown}` was opened without a look at its signature")));
         }
-        let contract = archive.contract()?;
-        if let Some(c) = &contract
-            && c.platform != archive.platform().as_str()
-        {
-            return Err(Error::invalid_contract(format!(
-                "`{shown}`: contract.json: `platform` is `{}`, this file can only be `{}`",
-                c.platform,
-                archive.platform()
-            )));
-        }
-        if backend.platform() != archive.platform() {
-            let noun = archive.platform().noun();
-            return Err(Error::internal(format!("`{shown}` is a {noun}, opened with the backend of another kind")));
-        }
+        let contract = contract_of_that_kind(&archive, backend)?;
         trust::check(&archive, policy)?;
         if archive.platform() == Platform::TorchScript {
             scan::scan(&archive, policy)?;
@@ -75,6 +62,28 @@ impl Model {
         if archive.platform() == Platform::TorchScript {
             scan::check_operators(program.operators().iter().map(String::as_str), policy).map_err(at)?;
         }
+        Self::of_parts(archive, contract, program)
+    }
+
+    /// Opens a package that is a part of the running program ([`Archive::of_this_program`]). Nobody is asked whether its code is
+    /// trusted: whoever started the program runs all of it.
+    ///
+    /// # Errors
+    /// What [`Backend::device`] and [`Backend::open`] say; `InvalidContract` if the contract names other arguments than
+    /// `forward` has.
+    pub fn of_this_program(archive: Archive, backend: &dyn Backend) -> Result<Self> {
+        if archive.platform() != Platform::Compiled {
+            return Err(Error::internal("only a compiled package is a part of a program"));
+        }
+        let contract = contract_of_that_kind(&archive, backend)?;
+        let device = backend.device(DeviceRequest::Auto)?;
+        let at = |e: Error| Error { message: format!("`{}`: {}", archive.path().display(), e.message), ..e };
+        let program = backend.open(&archive, device).map_err(at)?.into();
+        Self::of_parts(archive, contract, program)
+    }
+
+    fn of_parts(archive: Archive, contract: Option<Contract>, program: Arc<dyn Program>) -> Result<Self> {
+        let shown = archive.path().display().to_string();
         let method = program.methods().iter().position(|m| m.name == "forward");
         let method = match (method, program.methods().first()) {
             (Some(i), _) => i,
@@ -290,6 +299,26 @@ impl Model {
         }
         Ok(leaves)
     }
+}
+
+/// The contract of a file that this backend runs.
+fn contract_of_that_kind(archive: &Archive, backend: &dyn Backend) -> Result<Option<Contract>> {
+    let shown = archive.path().display();
+    let contract = archive.contract()?;
+    if let Some(c) = &contract
+        && c.platform != archive.platform().as_str()
+    {
+        return Err(Error::invalid_contract(format!(
+            "`{shown}`: contract.json: `platform` is `{}`, this file can only be `{}`",
+            c.platform,
+            archive.platform()
+        )));
+    }
+    if backend.platform() != archive.platform() {
+        let noun = archive.platform().noun();
+        return Err(Error::internal(format!("`{shown}` is a {noun}, opened with the backend of another kind")));
+    }
+    Ok(contract)
 }
 
 fn take_apart(returns: &Returns, result: Value, leaves: &mut Vec<(String, Value)>) -> Result<()> {

@@ -1,10 +1,8 @@
 //! `bench`: how long a call takes at several batch sizes. Inputs are the model's golden examples, cut or repeated.
 
 use super::{Way, contract_of, load, method_of, model_name};
-use crate::{
-    inputs::{self, Given},
-    worker::{self, Confinement},
-};
+use crate::worker::{self, Confinement};
+use rust_host_console::{self as console, Given};
 use rust_host_engine::{
     Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Measurement, Model, Result, Speed, Tensor,
     Value, contract::Dim, golden, measure, measure_at_once, onnx, operators::Policy,
@@ -80,7 +78,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
     let description = Description::read(&archive)?;
     let provisional = description.foreign.provisional.as_ref().filter(|by| by.from == onnx::GRAPH);
     let early = match (&golden, method_of(&description.methods, name, &settings.file)?) {
-        (None, Some(method)) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
+        (None, Some(method)) => Some(console::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
         _ => None,
     };
     let backend = backends.open(archive.platform())?;
@@ -94,7 +92,7 @@ pub(crate) fn bench(settings: &Settings, backends: &dyn Backends) -> Result<Meas
         None => {
             let found = match early {
                 Some(found) => found,
-                None => inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
+                None => console::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
             };
             (found.values, found.notes)
         }

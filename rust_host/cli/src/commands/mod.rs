@@ -1,6 +1,7 @@
 //! One module a command: a function from plain values to a value. Nothing here prints or parses words.
 
 pub(crate) mod bench;
+pub(crate) mod build;
 pub(crate) mod doctor;
 pub(crate) mod info;
 pub(crate) mod run;

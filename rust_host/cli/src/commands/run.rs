@@ -2,14 +2,13 @@
 
 use super::{Way, contract_of, load, method_of, model_name};
 use crate::{
-    deadline, drawing, folder,
-    inputs::{self, Given},
-    predictions::{self, Prediction},
+    deadline, folder,
     worker::{self, Confinement},
 };
+use rust_host_console::{self as console, Given, Outcome};
 use rust_host_engine::{
-    Archive, Backends, Contract, Description, Device, DeviceRequest, Error, Result, Tensor, Value, error::ErrorKind,
-    npy, operators::Policy,
+    Archive, Backends, Contract, Description, DeviceRequest, Error, Result, Tensor, Value, error::ErrorKind, npy,
+    operators::Policy,
 };
 use std::{path::PathBuf, time::Duration};
 
@@ -62,20 +61,12 @@ pub(crate) struct Settings {
     pub confinement: Confinement,
 }
 
-/// What came out.
-pub(crate) struct Outcome {
-    /// The model's name.
-    pub model_name: String,
-    /// Where it ran.
-    pub device: Device,
+/// What came out, and how it leaves.
+pub(crate) struct Ran {
+    /// To be shown.
+    pub outcome: Outcome,
     /// One sentence each, for stderr.
     pub notes: Vec<String>,
-    /// Outputs by name.
-    pub outputs: Vec<(String, Value)>,
-    /// Most likely labels, where the contract has labels.
-    pub predictions: Vec<Prediction>,
-    /// A drawing of each picture among the inputs.
-    pub drawings: Vec<Vec<String>>,
     /// Whether drawings were asked for.
     pub draw: bool,
     /// How the outputs leave.
@@ -98,7 +89,7 @@ pub(crate) enum Leaving {
 ///
 /// # Errors
 /// `InvalidInput` for inputs that cannot be read or do not fit, and what opening, running and writing say.
-pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome> {
+pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Ran> {
     let form = form(&settings)?;
     let archive = Archive::open_signed(&settings.file, settings.policy.signed_by.as_ref())?;
     let way = Way::of(&settings.file, settings.threads)?;
@@ -109,7 +100,7 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     let method = method_of(&description.methods, name, &settings.file)?;
     let provisional = description.foreign.provisional.as_ref().filter(|_| method.is_some_and(|m| m.name == "forward"));
     let early = match method {
-        Some(method) => Some(inputs::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
+        Some(method) => Some(console::gather(&settings.inputs, method, contract.as_ref(), provisional)?),
         None => None,
     };
     let backend = backends.open(archive.platform())?;
@@ -123,12 +114,12 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
     })?;
     let found = match early {
         Some(found) => found,
-        None => inputs::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
+        None => console::gather(&settings.inputs, model.method(), contract.as_ref(), None)?,
     };
     let image = contract.as_ref().and_then(|c| c.image.as_ref()).or(provisional.and_then(|p| p.image.as_ref()));
     let picture = image.and_then(|image| {
         found.values.iter().find_map(|(n, v)| match v {
-            Value::Tensor(t) if *n == image.input => Some(drawing::draw(t, image)),
+            Value::Tensor(t) if *n == image.input => Some(console::draw(t, image)),
             _ => None,
         })
     });
@@ -141,8 +132,8 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
         notes.push("nothing to draw: no input is a picture by the model's contract".to_owned());
     }
     let predictions = match (&contract, provisional) {
-        (Some(contract), _) => predictions::predict(contract, &outputs, settings.top_k),
-        (None, Some(by)) => predictions::predict_provisional(by, &outputs, settings.top_k),
+        (Some(contract), _) => console::predict(contract, &outputs, settings.top_k),
+        (None, Some(by)) => console::predict_provisional(by, &outputs, settings.top_k),
         (None, None) => Vec::new(),
     };
     if let (None, Some(by), Some(labelled)) = (&contract, provisional, predictions.first()) {
@@ -165,16 +156,14 @@ pub(crate) fn run(settings: Settings, backends: &dyn Backends) -> Result<Outcome
             Leaving::Files(folder::write(&path, &folder::entries(&outputs, form == Form::Json))?)
         }
     };
-    Ok(Outcome {
+    let outcome = Outcome {
         model_name: model_name(model.archive(), contract.as_ref()),
         device: model.device(),
-        notes,
         outputs,
         predictions,
         drawings: picture.unwrap_or_default(),
-        draw: settings.draw,
-        leaving,
-    })
+    };
+    Ok(Ran { outcome, notes, draw: settings.draw, leaving })
 }
 
 /// The form that was asked for, or what suits the target. `Table` with stdout means: the array itself, or `.npz` for several.

@@ -2,26 +2,9 @@
 
 use super::{Way, model_name};
 use crate::worker::{self, Confinement};
-use rust_host_engine::{
-    Archive, Backends, Device, DeviceRequest, Error, Model, Result,
-    golden::{self, Verdict},
-    operators::Policy,
-};
+use rust_host_console::Verified;
+use rust_host_engine::{Archive, Backends, DeviceRequest, Error, Model, Result, golden, operators::Policy};
 use std::path::Path;
-
-/// The verdict, and where it was reached.
-pub(crate) struct Verified {
-    /// The model's name.
-    pub model_name: String,
-    /// Where it ran.
-    pub device: Device,
-    /// With which library.
-    pub library: String,
-    /// What came out.
-    pub verdict: Verdict,
-    /// Notes for stderr.
-    pub notes: Vec<String>,
-}
 
 /// Replays the examples.
 ///

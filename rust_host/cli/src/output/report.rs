@@ -1,16 +1,12 @@
-//! What `info`, `verify`, `bench` and `doctor` found, as text or one JSON document.
+//! What `info`, `bench`, `tune` and `doctor` found, as text or one JSON document.
 
 use super::Answer;
-use crate::{
-    commands::{bench::Measured, doctor::Report, info::Info, tune::Tuned, verify::Verified},
-    table,
-};
+use crate::commands::{bench::Measured, doctor::Report, info::Info, tune::Tuned};
+use rust_host_console::{dims, listed, signature, table};
 use rust_host_engine::{
     BUILD, Contract, Description, Method, Speed,
-    contract::{Dim, Input, Output},
     description::TensorEntry,
     foreign::{Entry, Provisional},
-    json,
     machine::LIBTORCH_VERSION,
     onnx,
 };
@@ -122,13 +118,6 @@ fn provisional(by: &Provisional) -> String {
     text
 }
 
-/// `3 labels: a b c`
-fn listed(labels: &[String]) -> String {
-    let shown: Vec<&str> = labels.iter().take(10).map(String::as_str).collect();
-    let dots = if labels.len() > shown.len() { " …" } else { "" };
-    format!("{} labels: {}{dots}", labels.len(), shown.join(" "))
-}
-
 fn method(m: &Method) -> Json {
     let argument =
         |a: &rust_host_engine::Argument| json!({"name": a.name, "type": a.kind.to_string(), "default": a.default});
@@ -168,52 +157,6 @@ fn made_by(contract: &Contract) -> Vec<Vec<String>> {
     rows
 }
 
-fn dims(dims: &[Dim]) -> String {
-    let one = |d: &Dim| match d {
-        Dim::Fixed(n) => n.to_string(),
-        Dim::Named(name) => name.clone(),
-    };
-    format!("[{}]", dims.iter().map(one).collect::<Vec<_>>().join(", "))
-}
-
-fn signature(contract: &Contract) -> String {
-    let input = |i: &Input| {
-        let mut more = Vec::new();
-        if i.optional {
-            more.push("optional".to_owned());
-        }
-        if let Some(image) = contract.image.as_ref().filter(|image| image.input == i.name) {
-            let size = image.size.map_or(String::new(), |s| format!(", {} x {}", s.height, s.width));
-            more.push(format!("picture ({:?}, {:?}{size})", image.color, image.layout));
-        }
-        more.extend(i.description.clone());
-        vec![i.name.clone(), i.datatype.to_string(), dims(&i.dims), more.join(", ")]
-    };
-    let output = |o: &Output| {
-        let mut more = Vec::new();
-        if let Some(activation) = o.activation {
-            more.push(json!(activation).as_str().unwrap_or_default().to_owned());
-        }
-        if let Some(labels) = &o.labels {
-            more.push(listed(labels));
-        }
-        more.push(format!("rtol {} atol {}", table::number(o.rtol), table::number(o.atol)));
-        vec![o.name.clone(), o.datatype.to_string(), dims(&o.dims), more.join(", ")]
-    };
-    let mut text = format!("inputs\n{}", table::columns(&contract.inputs.iter().map(input).collect::<Vec<_>>()));
-    text.push_str("outputs\n");
-    text.push_str(&table::columns(&contract.outputs.iter().map(output).collect::<Vec<_>>()));
-    let bound = |(name, b): (&String, &rust_host_engine::contract::Bounds)| {
-        let min = b.min.unwrap_or(0);
-        vec![name.clone(), b.max.map_or(format!("at least {min}"), |max| format!("{min} to {max}"))]
-    };
-    if !contract.dims.is_empty() {
-        text.push_str("free sizes\n");
-        text.push_str(&table::columns(&contract.dims.iter().map(bound).collect::<Vec<_>>()));
-    }
-    text
-}
-
 fn the_rest(about: &Description) -> String {
     let mut text = "methods\n".to_owned();
     text.extend(about.methods.iter().map(|m| format!("  {m}\n")));
@@ -235,43 +178,6 @@ fn the_rest(about: &Description) -> String {
         text.push_str(&table::columns(&rows));
     }
     text
-}
-
-/// The verdict on the golden examples; exit code 1 when it is "no".
-pub(crate) fn verify(verified: &Verified, as_json: bool) -> Answer {
-    let verdict = &verified.verdict;
-    let code = i32::from(!verdict.ok);
-    if as_json {
-        let output = |d: &rust_host_engine::golden::Difference| {
-            json!({
-                "output": d.output, "max_abs": json::from_f64(d.max_abs), "max_rel": json::from_f64(d.max_rel),
-                "rtol": d.rtol, "atol": d.atol, "ok": d.ok,
-            })
-        };
-        return Answer::document(&json!({
-            "model_name": verified.model_name, "device": verified.device.to_string(), "library": verified.library,
-            "examples": verdict.examples, "ok": verdict.ok,
-            "outputs": verdict.outputs.iter().map(output).collect::<Vec<_>>(),
-        }))
-        .notes(verified.notes.clone())
-        .code(code);
-    }
-    let mut rows = vec![["output", "max |diff|", "max relative", "rtol", "atol", ""].map(str::to_owned).to_vec()];
-    rows.extend(verdict.outputs.iter().map(|d| {
-        let verdict = if d.ok { "ok" } else { "too far" };
-        let numbers = [d.max_abs, d.max_rel, d.rtol, d.atol].map(table::number);
-        [vec![d.output.clone()], numbers.to_vec(), vec![verdict.to_owned()]].concat()
-    }));
-    let verdict = format!(
-        "{} on {} ({}): {} of {} golden examples{}\n",
-        verified.model_name,
-        verified.device,
-        verified.library,
-        if verdict.ok { "reproduces all" } else { "does not reproduce all" },
-        verdict.examples,
-        if verdict.ok { "" } else { ": a difference is beyond the tolerance" },
-    );
-    Answer::text(verdict + &table::columns(&rows)).notes(verified.notes.clone()).code(code)
 }
 
 /// Times for each batch size.

@@ -1,7 +1,7 @@
 //! What a run over a table or pictures did.
 
 use super::Answer;
-use crate::table;
+use rust_host_console::table;
 use rust_host_tables::Summary;
 use serde_json::json;
 

@@ -5,7 +5,8 @@ use super::{
     channel::{Answer, Ask, Channel},
     child::NAME,
 };
-use crate::{folder::Files, interrupted, table};
+use crate::{folder::Files, interrupted};
+use rust_host_console::table;
 use rust_host_engine::{Error, Result};
 use rust_host_tables::AtomicFile;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};

@@ -16,6 +16,7 @@ fn help_names_every_command_and_an_example() {
       verify       Replay a model's golden examples on this machine
       bench        Measure how long a call takes: median, 99th percentile, throughput
       tune         Find the fastest way to run a model on this machine, and keep it in `host.toml` beside the model
+      build        Make one program of a compiled model, which needs nothing but the C library
       doctor       Say what this machine has: libtorch, processor, limits, CUDA
       completions  Print the completion script of a shell
 
@@ -30,7 +31,7 @@ fn help_names_every_command_and_an_example() {
 
 #[test]
 fn the_help_of_every_command_has_an_example() {
-    for command in ["info", "run", "predict", "verify", "bench", "tune", "doctor", "completions"] {
+    for command in ["info", "run", "predict", "verify", "bench", "tune", "build", "doctor", "completions"] {
         let ran = host(&[command, "--help"]);
         let name = command.replace("predict", "run");
         assert!(ran.answer().contains("Example") && ran.stdout.contains(&format!("  rust-host {name}")), "{command}");

@@ -4,6 +4,7 @@
 mod bad_input;
 mod bad_model;
 mod broken_house;
+mod build;
 mod host;
 mod inform;
 mod onnx;

@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 const ROWS: usize = 10;
 const COLUMNS: usize = 10;
 /// Columns are aligned up to this width: a name in a file can be longer than any line, and `format!` pads to 65,535 at most.
-pub(crate) const WIDEST: usize = 1_000;
+pub const WIDEST: usize = 1_000;
 
 /// Lines of aligned columns, each indented by two spaces; no line ends in spaces.
-pub(crate) fn columns(rows: &[Vec<String>]) -> String {
+pub fn columns(rows: &[Vec<String>]) -> String {
     let width =
         |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0).min(WIDEST);
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -23,7 +23,7 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> String {
 }
 
 /// A number with six digits, in powers of ten where it is very large or small.
-pub(crate) fn number(x: f64) -> String {
+pub fn number(x: f64) -> String {
     let size = x.abs();
     if !x.is_finite() || x == 0.0 || x.fract() == 0.0 && size < 1e9 {
         return format!("{x}");
@@ -39,12 +39,12 @@ pub(crate) fn number(x: f64) -> String {
 }
 
 /// `99.8 %`
-pub(crate) fn percent(probability: f64) -> String {
+pub fn percent(probability: f64) -> String {
     format!("{:.1} %", probability * 100.0)
 }
 
 /// `1,234,567`
-pub(crate) fn grouped(n: u64) -> String {
+pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
@@ -57,14 +57,14 @@ pub(crate) fn grouped(n: u64) -> String {
 }
 
 /// `4.8 MB`
-pub(crate) fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     let units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")];
     let unit = units.iter().find(|(size, _)| n as f64 >= *size);
     unit.map_or(format!("{n} bytes"), |(size, name)| format!("{:.1} {name}", n as f64 / size))
 }
 
 /// Microseconds, in the unit that suits them.
-pub(crate) fn time(us: f64) -> String {
+pub fn time(us: f64) -> String {
     match us {
         us if us < 1000.0 => format!("{us:.1} µs"),
         us if us < 1e6 => format!("{:.2} ms", us / 1e3),
@@ -73,7 +73,7 @@ pub(crate) fn time(us: f64) -> String {
 }
 
 /// The values of a tensor, one line for each row of its last dimension.
-pub(crate) fn tensor(tensor: &Tensor) -> String {
+pub fn tensor(tensor: &Tensor) -> String {
     let (columns_there, outer) = match tensor.shape().split_last() {
         Some((&last, outer)) => (usize::try_from(last).unwrap_or(0), outer),
         None => (1, &[][..]),
@@ -117,7 +117,7 @@ fn cells(tensor: &Tensor) -> Vec<String> {
 }
 
 /// The line that says that not all rows are shown; nothing if they are.
-pub(crate) fn more_rows(count: usize, shown: usize) -> String {
+pub fn more_rows(count: usize, shown: usize) -> String {
     if count > shown { format!("  … ({count} rows)\n") } else { String::new() }
 }
 

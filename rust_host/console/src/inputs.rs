@@ -13,11 +13,11 @@ use std::{
 
 /// One `--input` as it was typed.
 #[derive(Debug, Clone)]
-pub(crate) struct Given(OsString);
+pub struct Given(OsString);
 
 /// What was read from all of them.
 #[derive(Debug, Default)]
-pub(crate) struct Inputs {
+pub struct Inputs {
     /// Values by argument name.
     pub values: Vec<(String, Value)>,
     /// What a user should know about them, one sentence each.
@@ -34,12 +34,12 @@ enum Content {
 
 impl Given {
     /// A word of the command line.
-    pub(crate) fn new(word: OsString) -> Self {
+    pub fn new(word: OsString) -> Self {
         Self(word)
     }
 
     /// The files that this word may mean.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+    pub fn paths(&self) -> Vec<PathBuf> {
         let bytes = self.0.as_bytes();
         let value = bytes.iter().position(|&b| b == b'=').and_then(|at| bytes.get(at + 1..));
         let words = [Some(bytes), value].into_iter().flatten();
@@ -67,7 +67,7 @@ impl Given {
 ///
 /// # Errors
 /// `NotFound` for a file that is not there, `InvalidInput` for what cannot be read, fits no input or is ambiguous.
-pub(crate) fn gather(
+pub fn gather(
     given: &[Given],
     method: &Method,
     contract: Option<&Contract>,

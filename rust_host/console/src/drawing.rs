@@ -11,7 +11,7 @@ const MOST: usize = 16;
 const WIDEST: usize = 32;
 
 /// One drawing for each picture of the batch, each a list of lines of equal width.
-pub(crate) fn draw(tensor: &Tensor, about: &Image) -> Vec<Vec<String>> {
+pub fn draw(tensor: &Tensor, about: &Image) -> Vec<Vec<String>> {
     let sizes: Vec<usize> = tensor.shape().iter().map(|&n| usize::try_from(n).unwrap_or(0)).collect();
     let &[batch, a, b, c] = sizes.as_slice() else { return Vec::new() };
     let (channels, height, width) = match about.layout {

@@ -4,7 +4,7 @@ use rust_host_engine::{Contract, Value, contract::Activation, foreign::Provision
 
 /// The most likely labels of one output.
 #[derive(Debug)]
-pub(crate) struct Prediction {
+pub struct Prediction {
     /// The output.
     pub output: String,
     /// For each row of the batch the labels with their probabilities, most likely first.
@@ -12,7 +12,7 @@ pub(crate) struct Prediction {
 }
 
 /// The `k` most likely labels of every row of every output that has labels.
-pub(crate) fn predict(contract: &Contract, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
+pub fn predict(contract: &Contract, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
     let about = |name: &str| {
         let about = contract.output(name)?;
         Some((about.labels.as_deref()?, about.activation))
@@ -21,7 +21,7 @@ pub(crate) fn predict(contract: &Contract, outputs: &[(String, Value)], k: usize
 }
 
 /// The same by a file that nobody checked: only of outputs whose numbers it says to be probabilities.
-pub(crate) fn predict_provisional(by: &Provisional, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
+pub fn predict_provisional(by: &Provisional, outputs: &[(String, Value)], k: usize) -> Vec<Prediction> {
     let about = |name: &str| {
         let entry = by.outputs.iter().find(|o| o.is.as_deref() == Some(name))?;
         Some((entry.channels.as_slice(), Some(entry.activation?)))

@@ -1,0 +1,125 @@
+//! `build`: a compiled package → one program that carries it, its contract and its golden examples.
+
+use rust_host_console::Verified;
+use rust_host_engine::{
+    Archive, Error, ErrorKind, Model, Package, Platform, Result,
+    attached::{self, Parts},
+    file, golden,
+    operators::Policy,
+    trust,
+};
+use rust_host_tables::AtomicFile;
+use std::{
+    env,
+    fs::Permissions,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+/// The host that is put before the model.
+const HOST: &str = "rust-host-program";
+
+/// A program that was written.
+pub(crate) struct Built {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 of the model file in it.
+    pub model_digest: String,
+    /// What its golden examples gave here.
+    pub verified: Verified,
+}
+
+/// Writes a program, after the model in it has reproduced its golden examples without libtorch.
+///
+/// # Errors
+/// `InvalidInput` for a file that is no compiled package, `Refused` for one that is not trusted, `InvalidContract` for one
+/// without golden examples, `Mismatch` if it does not reproduce them, `Unavailable` if it was compiled for another
+/// machine, needs libtorch, or the host is not there; and what reading and writing say.
+pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Built> {
+    let archive = Archive::open_signed(package, policy.signed_by.as_ref())?;
+    let shown = package.display().to_string();
+    if archive.platform() != Platform::Compiled {
+        return Err(Error::invalid_input(format!(
+            "`{shown}` is a {}, expected a compiled package: a program without libtorch carries the model's machine code",
+            archive.platform().noun()
+        ))
+        .hint("`py-authoring export --method compiled` writes one, `model.pt2`"));
+    }
+    trust::check(&archive, policy)?;
+    let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
+    Package::read(&archive).and_then(|package| package.built_for.check()).map_err(at)?;
+    let host = file::read(&find_host()?, ErrorKind::Unavailable)?;
+    let verified = verify(&archive)?;
+    if !verified.verdict.ok {
+        return Err(Error::new(
+            ErrorKind::Mismatch,
+            format!("`{shown}` does not reproduce its golden examples on this machine"),
+        )
+        .hint(format!("`rust-host verify {shown}` says how far it is off")));
+    }
+    let model = archive.bytes();
+    let Parts { padding, trailer } = attached::parts(host.len(), model);
+    let mut program = AtomicFile::create(output)?;
+    for part in [&host, &padding, &**model, &trailer] {
+        program.write(part)?;
+    }
+    let permissions = Permissions::from_mode(0o755);
+    program.handle()?.set_permissions(permissions).map_err(|e| Error::io(output, "make executable", e))?;
+    program.finish()?;
+    Ok(Built {
+        path: output.to_owned(),
+        bytes: (host.len() + padding.len() + model.len() + trailer.len()) as u64,
+        model_digest: trust::digest(model),
+        verified,
+    })
+}
+
+/// Runs the examples as the program will: where an operator of libtorch is needed, there is none.
+fn verify(archive: &Archive) -> Result<Verified> {
+    let backend = rust_host_compiled::backend(|| {
+        Err(Error::unavailable("a program carries no libtorch")
+            .hint("`rust-host run` runs it with libtorch; `rust-host info` lists what it calls"))
+    });
+    let model = Model::of_this_program(Archive::clone(archive), backend.as_ref())?;
+    Ok(Verified {
+        model_name: model.contract().map(|c| c.name.clone()).unwrap_or_default(),
+        device: model.device(),
+        library: backend.library(),
+        verdict: golden::verify(&model)?,
+        notes: Vec::new(),
+    })
+}
+
+/// Beside the running program, or in the `lib` beside its `bin`, as the libraries are.
+fn find_host() -> Result<PathBuf> {
+    let program = env::current_exe()
+        .map_err(|e| Error::unavailable(format!("the path of the running program cannot be found: {e}")))?;
+    find_host_near(program.parent().unwrap_or(Path::new("/")))
+}
+
+fn find_host_near(folder: &Path) -> Result<PathBuf> {
+    let places = [folder.join(HOST), folder.join("../lib").join(HOST)];
+    places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| {
+        let [beside, lib] = places.map(|p| p.display().to_string());
+        Error::unavailable(format!(
+            "the host that programs are made of is missing: there is neither `{beside}` nor `{lib}`"
+        ))
+        .hint("it is in the archive of rust-host, not in the wheel: unpack that, or `cargo build --release` in its source")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_host_is_named_with_both_places_and_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let e = find_host_near(folder.path()).unwrap_err();
+        assert!(e.message.contains(&folder.path().join(HOST).display().to_string()) && e.message.contains("../lib"));
+        std::fs::write(folder.path().join(HOST), "").unwrap();
+        assert_eq!(find_host_near(folder.path()).unwrap(), folder.path().join(HOST));
+    }
+}
