@@ -1,7 +1,7 @@
 //! A file → the parts of a model file of one [`Platform`], or a sentence that says what the file is instead.
 
 use crate::{
-    Contract, Error, ErrorKind, Platform, Result, contract, file,
+    Bytes, Contract, Error, ErrorKind, Platform, Result, contract, file,
     onnx::{self, Onnx},
     signed::PublicKeys,
     zip::Zip,
@@ -13,7 +13,7 @@ use std::{borrow::Cow, path::Path, sync::Arc};
 #[derive(Clone)]
 pub struct Archive {
     path: std::path::PathBuf,
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     platform: Platform,
     content: Content,
     is_signed: bool,
@@ -60,7 +60,7 @@ impl Archive {
     ///
     /// # Errors
     /// As [`Archive::open`].
-    pub fn from_bytes(path: &Path, bytes: Arc<Vec<u8>>) -> Result<Self> {
+    pub fn from_bytes(path: &Path, bytes: Bytes) -> Result<Self> {
         let shown = path.display();
         let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
         if !bytes.starts_with(b"PK\x03\x04") {
@@ -87,7 +87,7 @@ impl Archive {
     ///
     /// # Errors
     /// `InvalidModel` if it is no compiled package.
-    pub fn of_this_program(path: &Path, bytes: Arc<Vec<u8>>) -> Result<Self> {
+    pub fn of_this_program(path: &Path, bytes: Bytes) -> Result<Self> {
         let at = |e: Error| Error { message: format!("`{}`: {}", path.display(), e.message), ..e };
         let zip = Zip::open(bytes.clone()).map_err(at)?.without_checksums();
         match find_stem(&zip).map_err(at)? {
@@ -99,7 +99,7 @@ impl Archive {
         }
     }
 
-    fn of_parts(path: &Path, bytes: Arc<Vec<u8>>, platform: Platform, content: Content) -> Self {
+    fn of_parts(path: &Path, bytes: Bytes, platform: Platform, content: Content) -> Self {
         Self { path: path.to_owned(), bytes, platform, content, is_signed: false }
     }
 
@@ -119,7 +119,7 @@ impl Archive {
     }
 
     /// The whole file.
-    pub fn bytes(&self) -> &Arc<Vec<u8>> {
+    pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 

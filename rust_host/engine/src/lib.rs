@@ -27,6 +27,7 @@ mod at_load;
 pub mod attached;
 mod attributes;
 pub mod backend;
+mod bytes;
 pub mod contract;
 mod datatype;
 pub mod description;
@@ -65,6 +66,7 @@ pub mod zip;
 
 pub use archive::Archive;
 pub use backend::{Backend, Backends, Program, Speed, Tolerance};
+pub use bytes::Bytes;
 pub use contract::Contract;
 pub use datatype::Datatype;
 pub use description::Description;

@@ -1,7 +1,7 @@
 //! NumPy's `.npy` and `.npz` → [`Tensor`] and back. Byte order and Fortran order are read right; Python objects, text and
 //! records are refused by name.
 
-use crate::{Datatype, Error, Result, Tensor, tensor::byte_length, value::split_top_level, zip::Zip};
+use crate::{Bytes, Datatype, Error, Result, Tensor, tensor::byte_length, value::split_top_level, zip::Zip};
 use std::sync::Arc;
 
 /// Reads one array. `shown` is what messages call it: a path, or `data.npz: x`.
@@ -123,7 +123,7 @@ fn datatype_of(descr: &str) -> std::result::Result<(Datatype, bool), String> {
 ///
 /// # Errors
 /// `InvalidInput` if it is no zip, is damaged, or an array cannot be read.
-pub fn read_npz(bytes: Arc<Vec<u8>>, shown: &str) -> Result<Vec<(String, Tensor)>> {
+pub fn read_npz(bytes: Bytes, shown: &str) -> Result<Vec<(String, Tensor)>> {
     let wrong = |e: Error| Error::invalid_input(format!("`{shown}`: {}", e.message));
     let zip = Zip::open(bytes).map_err(wrong)?;
     let mut arrays = Vec::new();

@@ -2,8 +2,8 @@
 //! name, and reads foreign memory where a record is too short, so everything that could be read in two ways is refused
 //! here, before libtorch sees the file.
 
-use crate::{Error, Result};
-use std::{borrow::Cow, collections::HashMap, io::Read, sync::Arc};
+use crate::{Bytes, Error, Result};
+use std::{borrow::Cow, collections::HashMap, io::Read};
 
 /// One member of the archive: where its bytes are and what they must be.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub struct Member {
 /// A whole zip in memory whose directory was checked; members are checked as they are read.
 #[derive(Clone)]
 pub struct Zip {
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     members: Vec<Member>,
     by_name: HashMap<String, usize>,
     compares_checksums: bool,
@@ -80,7 +80,7 @@ impl Zip {
     /// # Errors
     /// `InvalidModel` if it is cut off, contradicts itself, has two members of one name (also if they differ only in
     /// case), a name that leaves the folder, or unpacks to much more than the file's size.
-    pub fn open(bytes: Arc<Vec<u8>>) -> Result<Self> {
+    pub fn open(bytes: Bytes) -> Result<Self> {
         let (count, directory, directory_size) = find_directory(&bytes)?;
         if count > MOST_MEMBERS {
             return Err(damaged(format!("it claims to have {count} members")));

@@ -4,6 +4,7 @@
 //! kind of file, no tables. What it reads and prints is `rust-host run`'s and `rust-host verify`'s, from the same code.
 
 mod frames;
+mod own_file;
 mod run;
 mod words;
 

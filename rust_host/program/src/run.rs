@@ -1,6 +1,9 @@
 //! What the program does with its model.
 
-use crate::words::{self, FLAGS, Task, Words};
+use crate::{
+    own_file,
+    words::{self, FLAGS, Task, Words},
+};
 use rust_host_console::{self as console, Answer, Given, Outcome, Verified, table};
 use rust_host_engine::{Archive, Backend, Contract, Error, Model, Result, Value, attached::Attached, golden, threads};
 use std::{
@@ -21,16 +24,11 @@ use std::{
 pub(crate) fn answer(words: Vec<OsString>) -> Result<Answer> {
     let name = PathBuf::from(env::args_os().next().unwrap_or_default());
     let said = words::read(words)?;
-    let own = File::open("/proc/self/exe").map_err(|e| {
-        Error::unavailable(format!("the program cannot read its own file through `/proc/self/exe`: {e}"))
-            .hint("mount /proc: `mount -t proc proc /proc`")
-    })?;
-    let mut attached = Attached::find(&name, own)?;
-    let bytes = Arc::new(attached.read()?);
+    let attached = Attached::find(&name, &own_file::map()?)?;
     if said.task == Task::Verify {
-        attached.check(&bytes)?;
+        attached.check()?;
     }
-    let archive = Archive::of_this_program(&name, bytes)?;
+    let archive = Archive::of_this_program(&name, attached.model().clone())?;
     let contract = archive.contract()?.ok_or_else(|| {
         Error::invalid_contract(format!("`{}`: its model has no contract", name.display()))
             .hint("`rust-host build` refuses such a model: build it again")

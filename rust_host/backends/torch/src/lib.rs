@@ -85,7 +85,7 @@ struct TorchProgram {
     /// `None` only while it is dropped.
     module: Option<shim::Module>,
     /// What it was loaded from.
-    bytes: Arc<Vec<u8>>,
+    bytes: Bytes,
     state: shim::State,
     methods: Vec<Method>,
     operators: Vec<String>,
@@ -93,7 +93,7 @@ struct TorchProgram {
 }
 
 impl TorchProgram {
-    fn load(bytes: Arc<Vec<u8>>, device: Device) -> Result<Self> {
+    fn load(bytes: Bytes, device: Device) -> Result<Self> {
         on_a_large_stack(move || {
             let module = shim::Module::load(&bytes, device)?;
             let (state, methods, operators) = (module.state(), module.methods()?, module.operators()?);

@@ -62,7 +62,7 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
     let model = archive.bytes();
     let Parts { padding, trailer } = attached::parts(host.len(), model);
     let mut program = AtomicFile::create(output)?;
-    for part in [&host, &padding, &**model, &trailer] {
+    for part in [&host[..], &padding, model, &trailer] {
         program.write(part)?;
     }
     let permissions = Permissions::from_mode(0o755);
