@@ -61,9 +61,10 @@ test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
-bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; and start-up (40 minutes)
+bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; start-up; programs (45 minutes)
 	@python benches/peers.py
 	@python benches/start.py
+	@python benches/program.py
 
 bench-training: setup $(VENV)/.tables ## the training loop beside one written by hand and Lightning's Trainer (4 minutes)
 	@python benches/training.py

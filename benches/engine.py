@@ -64,6 +64,7 @@ def package(name: str, folder: Path) -> None:
     from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR, EXTRA_DIR
 
     from models import SHAPES, make
+    from py_authoring.export import golden
     from py_authoring.export.compiled import compile_program
     from py_authoring.tools import find_compiler
 
@@ -72,7 +73,8 @@ def package(name: str, folder: Path) -> None:
         batch = torch.export.Dim("batch", min=1, max=4096)
         model, x = make(name), torch.rand(3, *shape)
         argument = next(iter(inspect.signature(model.forward).parameters))
-        out = model(x).shape[1:]
+        y = model(x)
+        out = y.shape[1:]
         exported = torch.export.export(model, (), kwargs={argument: x}, dynamic_shapes={argument: {0: batch}})
         files = compile_program(exported, {argument: x}, find_compiler())
     tensors = {
@@ -86,7 +88,7 @@ def package(name: str, folder: Path) -> None:
         "outputs": [{"name": "y", "rtol": 1e-3, "atol": 1e-4} | tensors["y"]],
         "returns": "y",
         "dims": {"batch": {"min": 1, "max": 4096}},
-        "golden": {"file": "golden.safetensors", "count": 0},
+        "golden": {"file": "golden.safetensors", "count": 1},
         "producer": {"name": "engine.py", "version": "1"},
         "provenance": {"method": "compiled", "torch_version": torch.__version__},
     }
@@ -94,6 +96,7 @@ def package(name: str, folder: Path) -> None:
         for file, data in files.items():
             archive.write_bytes(f"{AOTINDUCTOR_DIR}model/{file}", data)
         archive.write_bytes(f"{EXTRA_DIR}contract.json", json.dumps(contract).encode())
+        archive.write_bytes(f"{EXTRA_DIR}golden.safetensors", golden.to_bytes([golden.Example({"x": x}, {"y": y})]))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     entry = f'[[package]]\nsha256 = "{digest}"\nfile = "{folder.name}/model.pt2"\ncreated = "2026-01-01T00:00:00Z"\n'
     (folder.parent / "trusted.toml").write_text(entry)
