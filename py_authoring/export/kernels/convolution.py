@@ -42,8 +42,8 @@ _POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_
 # What keeps the order of a picture's numbers in memory; dropout is a clone in evaluation.
 _KEEPS_LAYOUT = {*_POOLINGS, _aten.relu.default, _aten.clone.default}
 _FLATTENS = {_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints}
-# A linear layer of fewer weights is faster among the code around it.
-_FEWEST_WEIGHTS = 16_384
+# A linear layer of fewer weights is faster among the code around it; of many rows, one of fewer still is not.
+_FEWEST_WEIGHTS, _FEWEST_FOR_MANY_ROWS, _MANY_ROWS = 16_384, 1_024, 32
 # As native/convolution.inc goes through them.
 _MOST_CHANNELS_AT_ONCE, _CHANNELS_AT_ONCE = 256, 128
 
@@ -167,6 +167,13 @@ def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> b
     return True
 
 
+# Of the recording. A free size is asked for no more than its value there: to count with it would fix it.
+def _rows(value: Tensor) -> int:
+    sizes: list[Any] = list(value.shape[:-1])
+    known = [size.node.hint if isinstance(size, torch.SymInt) else size for size in sizes]
+    return math.prod(size for size in known if size is not None)
+
+
 def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     x, given = cast(fx.Node, node.args[0]), node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     value, weight, bias = x.meta.get("val"), constant(module, node.args[1]), constant(module, given)
@@ -177,7 +184,8 @@ def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
         return False
     outputs, inputs = weight.shape
-    if (weight.numel() < _FEWEST_WEIGHTS and OWN_LINEAR not in node.meta) or value.dim() < 2:
+    fewest = _FEWEST_FOR_MANY_ROWS if _rows(value) >= _MANY_ROWS else _FEWEST_WEIGHTS
+    if (weight.numel() < fewest and OWN_LINEAR not in node.meta) or value.dim() < 2:
         return False
     replaced = [node]
     other, relu = _what_follows(replaced)
