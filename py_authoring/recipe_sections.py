@@ -415,6 +415,9 @@ class ExportSection(Section):
     batch_sizes: list[Count] = Field(
         default=[1, 2, 5], min_length=1, description="sizes at which both models are compared"
     )
+    without_libtorch: bool = Field(
+        default=False, description="a compiled model that needs libtorch for an operator is refused, with its line"
+    )
     description: str | None = Field(default=None, description="one sentence for the contract and the model card")
     license: str | None = Field(default=None, description="SPDX identifier")
 

@@ -302,8 +302,11 @@ def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSecti
     # torch.export is half a second that TorchScript does not need
     if section.method == "compiled":
         from py_authoring.export import compiled
+        from py_authoring.export.operators import refuse_needs
 
         library = compiled.compile_model(model, sampler, cases, section.batch_sizes, debug)
+        if section.without_libtorch:
+            refuse_needs(library.needs)
         return Form(
             library.notes,
             partial(compiled.to_bytes, library),

@@ -12,10 +12,9 @@ import json
 import math
 import os
 import re
-import shlex
-import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from torch._inductor.exc import CppCompileError
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from py_authoring.errors import AuthoringError, UnavailableError, WriteError
-from py_authoring.export import elf, kernels, program
+from py_authoring.export import elf, kernels, linking, program
 from py_authoring.export.cases import Cases
+from py_authoring.export.operators import Need, needs_of, watch_operators
 from py_authoring.export.program import Limits
 from py_authoring.export.samples import Sampler
 from py_authoring.export.silence import silence
@@ -73,14 +73,14 @@ class Library:
         files: name → content: the shared library and what torch wants to know about it.
         limits: sizes that the code was made for.
         isa: the vector instructions that it uses.
-        operators: what it asks of its host besides handles.
+        needs: what it asks of its host that only libtorch has.
         notes: what a person should know.
     """
 
     files: dict[str, bytes]
     limits: Limits
     isa: str
-    operators: list[str]
+    needs: list[Need]
     notes: list[str]
 
 
@@ -109,7 +109,8 @@ def compile_model(
         except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
             raise program.refused(error, seen, "a compiled model") from error
         try:
-            files = compile_program(exported, inputs, compiler)
+            with watch_operators() as places:
+                files = compile_program(exported, inputs, compiler)
         except Exception as error:  # the code generator, the autotuner and g++ raise each their own
             raise _of_this_machine(error, compiler) or program.refused(error, seen, "a compiled model") from error
     metadata_file = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
@@ -126,9 +127,9 @@ def compile_model(
             f"`{compiler}` made scalar code only: it does not know this processor's vector instructions",
             hint="take a newer g++: `CXX=g++-13 py-authoring export …`",
         )
-    operators = elf.host_operators(elf.undefined_symbols(library))
-    notes.append(_said(isa, operators))
-    return Library(files, limits, isa, operators, notes)
+    needs = needs_of(files, places)
+    notes += _said(isa, needs, elf.needed_glibc(library))
+    return Library(files, limits, isa, needs, notes)
 
 
 def to_bytes(library: Library, contract: Contract, golden: bytes) -> bytes:
@@ -199,18 +200,44 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
             objects: list[Path] = []
             if machine := _MACHINES.get(capability):
                 options = options | {"cpp.march": machine}
+                objects += [
+                    kernels.compile_source(source, compiler, machine, Path(folder), added)
+                    for source, added in linking.SOURCES.items()
+                ]
                 if own := kernels.with_own_kernels(exported, kernels.LANES[capability]):
                     module, used = own
-                    objects = [
+                    objects += [
                         kernels.compile_kernel(kernel, compiler, machine, Path(folder), small) for kernel in used
                     ]
                     options = options | {"aot_inductor.custom_ops_to_c_shims": kernels.c_functions(used)}
-            options = _OPTIONS | options | {"cpp.cxx": (None, str(_wrapped(compiler, Path(folder), objects)))}
-            made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
+            options = _OPTIONS | options | {"cpp.cxx": (None, str(linking.wrapped(compiler, Path(folder), objects)))}
+            with _generated_products():
+                made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)
         files = [Path(str(file)) for file in made if not str(file).endswith(_SOURCES)]
         return {file.name: file.read_bytes() for file in files}
+
+
+# A host without libtorch has no matrix product, and on a busy machine the autotuner's choice between libtorch's and the
+# generated one is a matter of chance. In float32 the generated one is taken wherever there is one.
+@contextmanager
+def _generated_products() -> Iterator[None]:
+    from torch._inductor.select_algorithm import (
+        ExternKernelCaller,
+        add_preprocessing_fn,
+        clear_preprocessing_fns,
+    )
+
+    def without_host(choices: list[Any]) -> list[Any]:
+        generated = [choice for choice in choices if not isinstance(choice, ExternKernelCaller)]
+        return generated if generated and generated[0].layout.dtype == torch.float32 else choices
+
+    add_preprocessing_fn(without_host)
+    try:
+        yield
+    finally:
+        clear_preprocessing_fns()
 
 
 def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
@@ -228,20 +255,6 @@ def _is_small(module: Any, inputs: Mapping[str, Tensor]) -> bool:
 def _operations_of_lstm(x: Sequence[int], share: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     steps, rows, _size = x
     return 2 * steps * rows * (math.prod(share) + math.prod(weight))
-
-
-# `__FILE__` in torch's headers would carry this machine's paths into the library; symbols that nobody needs, too. And
-# kernels of ours have to be linked in.
-def _wrapped(compiler: str, folder: Path, objects: Sequence[Path]) -> Path:
-    script = folder / "bin" / "g++"
-    script.parent.mkdir()
-    maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
-    flags = " ".join(shlex.quote(f"-ffile-prefix-map={old}={new}") for old, new in maps.items())
-    added = " ".join(shlex.quote(str(each)) for each in objects)
-    linked = f'case " $* " in *" -c "*) ;; *" -shared "*) set -- "$@" {added};; esac\n'
-    script.write_text(f'#!/bin/sh\n{linked}exec {shlex.quote(compiler)} {flags} "$@" -s\n')
-    script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    return script
 
 
 # A full disk or a broken g++ is no fault of the model's. torch wraps what was raised, at times in a text.
@@ -279,9 +292,8 @@ def _share_libtorch() -> None:
         _shared.append(ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL))
 
 
-def _said(isa: str, operators: Sequence[str]) -> str:
+def _said(isa: str, needs: Sequence[Need], glibc: tuple[int, int]) -> list[str]:
     built = f"compiled for {isa}: other processors need an export of their own"
-    if not operators:
-        return f"{built}; runs without libtorch"
-    shown = ", ".join(f"`{name}`" for name in operators)
-    return f"{built}; needs libtorch for {shown}"
+    runs = f"needs libtorch for {', '.join(map(str, needs))}" if needs else "runs without libtorch"
+    newer = f"needs glibc {glibc[0]}.{glibc[1]}, which systems from before this one may lack"
+    return [f"{built}; {runs}"] + [newer] * (glibc > linking.OLDEST_GLIBC)

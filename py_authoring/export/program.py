@@ -233,7 +233,7 @@ def refused(error: Exception, seen: Decisions, form: str) -> RefusedError:
     chain = list(_chain(error))
     kinds = {type(each).__name__ for each in chain}
     text = next((str(each) for each in reversed(chain) if str(each).strip()), type(error).__name__)
-    places = [*map(_place_in, chain), *(_place_of_text(str(each)) for each in chain), *map(_place_of_node, chain)]
+    places = [*map(_place_in, chain), *(place_of_text(str(each)) for each in chain), *map(_place_of_node, chain)]
     place = next((found for found in places if found is not None), None)
     if "GuardOnDataDependentSymNode" in kinds or "UserErrorType.CONSTRAINT" in text:
         return RefusedError(
@@ -313,7 +313,8 @@ def _place_in(error: BaseException) -> Place | None:
     return _innermost((frame.filename, frame.lineno or 0) for frame in reversed(frames))
 
 
-def _place_of_text(text: str) -> Place | None:
+def place_of_text(text: str) -> Place | None:
+    """The author's innermost line among those that a stack trace names."""
     return _innermost((file, int(line)) for file, line in reversed(_FILE.findall(text)))
 
 
@@ -322,7 +323,7 @@ def _place_of_node(error: BaseException) -> Place | None:
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for value in frame.f_locals.values():
             if isinstance(value, torch.fx.Node):
-                place = _place_of_text(value.meta.get("stack_trace") or "")
+                place = place_of_text(value.meta.get("stack_trace") or "")
                 if place is not None:
                     return place
     return None

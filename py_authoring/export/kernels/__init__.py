@@ -64,14 +64,29 @@ def compile_kernel(kernel: ModuleType, compiler: str, machine: str, folder: Path
     Raises:
         CppCompileError: g++ cannot compile it.
     """
+    return compile_source(str(kernel.SOURCE), compiler, machine, folder, ["-fopenmp"] + ["-DONE_THREAD"] * one_thread)
+
+
+def compile_source(source: str, compiler: str, machine: str, folder: Path, options: Sequence[str] = ()) -> Path:
+    """A file of `NATIVE` as an object file, whose functions only the library sees that it is linked into.
+
+    Args:
+        source: the file's name.
+        compiler: path of g++.
+        machine: what its `-march` takes.
+        folder: where the object file goes.
+        options: more of g++'s.
+
+    Raises:
+        CppCompileError: g++ cannot compile it.
+    """
     from torch._inductor.exc import CppCompileError
     from torch.utils.cpp_extension import include_paths
 
-    made = (folder / str(kernel.SOURCE)).with_suffix(".o")
+    made = (folder / source).with_suffix(".o")
     includes = [f"-I{path}" for path in include_paths()]
-    options = ["-c", "-O3", "-std=c++17", "-fPIC", "-fopenmp", f"-march={machine}", "-fvisibility=hidden"]
-    options += ["-DONE_THREAD"] * one_thread
-    command = [compiler, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / kernel.SOURCE), "-o", str(made)]
+    usual = ["-c", "-O3", "-std=c++17", "-fPIC", f"-march={machine}", "-fvisibility=hidden", "-ffunction-sections"]
+    command = [compiler, *usual, *options, *_WITHOUT_COPIES, *includes, str(NATIVE / source), "-o", str(made)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode:
         raise CppCompileError(command, (done.stderr or done.stdout).decode(errors="replace"))
