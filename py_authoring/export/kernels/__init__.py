@@ -2,7 +2,8 @@
 
 In: an exported program. Out: its graph with operators of ours that only compiled code has, and their object files.
 A kernel is a module here with `LAYERS` (torch's operators that it may compute), `OPERATOR` (its name), `C_FUNCTION` (as
-generated code calls it), `SOURCE` (its file in `NATIVE`) and `replace`, which puts it into a graph.
+generated code calls it), `SOURCE` (its file in `NATIVE`) and `replace`, which puts it into a graph. One without an
+operator has the names of functions that generated code takes from its host.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from py_authoring.export.kernels import attention, convolution, lstm
+from py_authoring.export.kernels import attention, convolution, lstm, matmul
 
 NATIVE = Path(__file__).parent.parent / "native"
 #: Floats in a vector, by torch's word for the processor.
 LANES = {"AVX2": 8, "AVX512": 16}
 # An LSTM makes linear layers, which are convolutions.
-_KERNELS: tuple[ModuleType, ...] = (lstm, convolution, attention)
+_KERNELS: tuple[ModuleType, ...] = (lstm, convolution, attention, matmul)
 # Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
 _WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
 
@@ -49,7 +50,8 @@ def with_own_kernels(program: Any, lanes: int) -> tuple[fx.GraphModule, list[Mod
 
 def c_functions(kernels: Sequence[ModuleType]) -> dict[Any, list[str]]:
     """Operator → its C function's declaration, as torch's code generator takes them."""
-    return {getattr(torch.ops.rust_host, kernel.OPERATOR).default: [kernel.C_FUNCTION] for kernel in kernels}
+    own = [kernel for kernel in kernels if kernel.OPERATOR]
+    return {getattr(torch.ops.rust_host, kernel.OPERATOR).default: [kernel.C_FUNCTION] for kernel in own}
 
 
 def compile_kernel(kernel: ModuleType, compiler: str, machine: str, folder: Path, one_thread: bool) -> Path:
