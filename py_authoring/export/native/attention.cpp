@@ -60,7 +60,7 @@ Axes strides_of(int64_t order, int64_t batch, int64_t heads, int64_t rows, int64
 // strides; `order`, how the result lies in memory. Only this library sees it.
 extern "C" __attribute__((visibility("hidden"))) AOTITorchError
 aoti_torch_cpu_attention(AtenTensorHandle q, AtenTensorHandle k, AtenTensorHandle v, AtenTensorHandle *mask, double scale, int32_t causal,
-                         int64_t order, AtenTensorHandle *ret0) {
+                         int64_t order, int32_t none_is_nan, AtenTensorHandle *ret0) {
   Operand query, key, value, added;
   TRY(query.read(q));
   TRY(key.read(k));
@@ -94,7 +94,8 @@ aoti_torch_cpu_attention(AtenTensorHandle q, AtenTensorHandle k, AtenTensorHandl
   const int64_t threads = parallel ? omp_get_max_threads() : 1;
   const AttentionPlan plan({batch, heads, key_heads, queries, keys, size, value_size, query.data, key.data, value.data, added.data,
                             const_cast<float *>(result), query.at, key.at, value.at, out_at,
-                            {mask_strides[0], mask_strides[1], mask_strides[2]}, mask_strides[3], static_cast<float>(scale), causal != 0}, threads);
+                            {mask_strides[0], mask_strides[1], mask_strides[2]}, mask_strides[3], static_cast<float>(scale), causal != 0,
+                            none_is_nan != 0}, threads);
   const int64_t each = up(plan.scratch(), LANES) * LANES, all = each * threads, one = 1;
   TRY(empty(&all, &one, 1, &scratch.handle));
   TRY(floats(scratch.handle, &buffers));

@@ -38,8 +38,10 @@ def attend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     function = ctypes.CDLL(str(library)).attend
 
     def run(
-        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor, scale: float, causal: bool, threads: int
-    ):
+        q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor,
+        scale: float, causal: bool, threads: int, by_hand: bool = False,
+    ) -> Tensor:  # fmt: skip
+        none_is_nan = ctypes.c_bool(by_hand)
         sizes = (*q.shape[:2], k.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3])
         strides = [step for each in (q, k, v, out) for step in each.stride()[:3]]
         if mask is None:
@@ -48,7 +50,9 @@ def attend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             strides += [0 if size == 1 else step for size, step in zip(mask.shape, mask.stride(), strict=True)]
         pointers = [ctypes.c_void_p(None if each is None else each.data_ptr()) for each in (q, k, v, mask, out)]
         numbers = ((ctypes.c_int64 * 7)(*sizes), (ctypes.c_int64 * 16)(*strides))
-        function(*numbers, *pointers, ctypes.c_float(scale), ctypes.c_bool(causal), ctypes.c_int64(threads))
+        function(
+            *numbers, *pointers, ctypes.c_float(scale), ctypes.c_bool(causal), none_is_nan, ctypes.c_int64(threads)
+        )
         return out
 
     return run
@@ -111,13 +115,19 @@ def test_nan_and_infinity_come_out_where_torch_has_them(attend):
         compare(attend, r, odd=True)
 
 
-def test_a_query_that_sees_no_key_gets_zeros(attend):
+def test_a_query_that_sees_no_key_gets_zeros_or_nan_as_torch_has_it(attend):
     q, k, v = (torch.randn(1, 2, 20, 16) for _ in range(3))
     mask = torch.zeros(1, 1, 20, 20)
     mask[:, :, 3] = -torch.inf
-    found = attend(q, k, v, mask, torch.empty(1, 2, 20, 16), 0.25, False, 1)
-    assert found[:, :, 3].eq(0).all()
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(q, k, v, mask, scale=0.25), rtol=1e-5, atol=1e-6)
+    for queries in (20, 4):
+        q, mask = q[:, :, :queries], mask[:, :, :queries]
+        found = attend(q, k, v, mask, torch.empty(1, 2, queries, 16), 0.25, False, 1)
+        assert found[:, :, 3].eq(0).all()
+        expected = F.scaled_dot_product_attention(q, k, v, mask, scale=0.25)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        found = attend(q, k, v, mask, torch.empty(1, 2, queries, 16), 0.25, False, 1, by_hand=True)
+        expected = torch.softmax(q @ k.transpose(2, 3) / 4 + mask, -1) @ v
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 class Layers(nn.Module):
@@ -145,7 +155,12 @@ class Calls(nn.Module):
         b = F.scaled_dot_product_attention(x[:, :5], x, x.cos(), x[:, :5, :1].sigmoid(), scale=0.2)
         c = F.scaled_dot_product_attention(x, x.exp(), x, ~padding[:, None, :] | padding[:, :, None])
         d = F.scaled_dot_product_attention(parts, parts, parts, ~padding[:, None, None, :])
-        return a.flatten(2) + b.mean(1, keepdim=True) + c + d.transpose(1, 2).flatten(2)
+        earlier = torch.tril(torch.ones(x.shape[1], x.shape[1]))
+        scores = (parts @ parts.transpose(-2, -1) / 4).masked_fill(earlier == 0, -torch.inf)
+        e = F.dropout(torch.softmax(scores, -1), training=self.training) @ parts
+        f = torch.bmm(torch.softmax(torch.bmm(x, x.permute(0, 2, 1)) * 0.3 + earlier, 2), x)
+        y = a + d.transpose(1, 2) + e.transpose(1, 2)
+        return y.flatten(2) + b.mean(1, keepdim=True) + c + f
 
 
 def exported(model: nn.Module, x: Tensor):
@@ -161,18 +176,27 @@ class Other(nn.Module):
         a = F.scaled_dot_product_attention(parts, parts[:1], parts[:1])  # one batch for all
         b = F.scaled_dot_product_attention(parts, parts, parts, dropout_p=0.1)
         c = F.scaled_dot_product_attention(parts.double(), parts.double(), parts.double())
-        return a + b + c
+        scores = parts @ parts.transpose(2, 3)
+        weights = torch.softmax(scores, -1)  # used twice
+        d = torch.softmax((scores + scores.mean()) * 2, -1) @ parts  # a mask of the scores themselves, multiplied too
+        e = torch.softmax(parts @ parts.transpose(2, 3), 2) @ parts  # over the queries
+        return a + b + c + d + e + weights @ parts + weights.sum()
 
 
 def test_attentions_that_are_not_plain_stay_as_they_are():
-    assert kernels.with_own_kernels(exported(Other(), torch.randn(3, 7, 64)), 16) is None
+    module = exported(Other(), torch.randn(3, 7, 64)).run_decompositions({}).module(check_guards=False)
+    assert attention.replace(module, 16) == 0
+    assert not any(node.target == attention.attention() for node in module.graph.nodes)
 
 
 def test_a_result_lies_as_what_follows_wants_it():
-    for model, expected in ((Layers(), [2, 2]), (Calls(), [1, 0, 0, 1])):  # torch's own have words before the batch
+    for model, expected in (
+        (Layers(), [2, 2]),
+        (Calls(), [1, 0, 0, 1, 1, 0]),
+    ):  # torch's own have words before the batch
         module, _ = kernels.with_own_kernels(exported(model, torch.randn(3, 7, 64)), 16)
         calls = [node for node in module.graph.nodes if node.target == attention.attention()]
-        assert [node.args[-1] for node in calls] == expected
+        assert [node.args[-2] for node in calls] == expected
 
 
 def test_a_compiled_network_attends_as_eager_does_at_any_batch_without_asking_its_host():
