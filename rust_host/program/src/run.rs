@@ -68,9 +68,12 @@ fn predict(archive: Archive, contract: &Contract, said: &Words) -> Result<Answer
     }
     let model = open(archive, said, &backend())?;
     let outputs = model.run(found.values)?;
+    let device = model.device();
+    // The process ends: giving the weights back page by page would take a millisecond, and the kernel does it anyway.
+    std::mem::forget(model);
     let outcome = Outcome {
         model_name: contract.name.clone(),
-        device: model.device(),
+        device,
         predictions: console::predict(contract, &outputs, said.top_k),
         outputs,
         drawings: picture.unwrap_or_default(),
