@@ -15,7 +15,8 @@ mod gpu;
 mod shim;
 
 use rust_host_engine::{
-    Archive, BUILD, Backend, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance, Value,
+    Archive, BUILD, Backend, Bytes, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance,
+    Value,
 };
 use std::{
     panic::{self, AssertUnwindSafe},
