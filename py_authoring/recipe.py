@@ -29,6 +29,7 @@ FLAGS: dict[str, str] = {
     "--device": "training.device",
     "--method": "export.method",
     "--precision": "export.precision",
+    "--cpu": "export.cpu",
 }
 RECIPE_FILE = "recipe.toml"
 

@@ -40,6 +40,11 @@ Examples:
     type=click.Choice(["fp32", "bf16", "int8-dynamic"]),
     help="Numbers inside the file. Default: the recipe's export.precision.",
 )
+@click.option(
+    "--cpu",
+    type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
+    help="What compiled code is for: this processor, any with AVX2, or with AVX-512. Default: the recipe's export.cpu.",
+)
 @click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
 @click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")
 @set_option
@@ -49,6 +54,7 @@ def command(
     model: str,
     method: str | None,
     precision: str | None,
+    cpu: str | None,
     checkpoint: str | None,
     untrained: bool,
     overrides: tuple[str, ...],
@@ -66,7 +72,7 @@ def command(
     from py_authoring.tools import check_tools
 
     # a mistake is said before torch is loaded
-    flags = {"--method": method, "--precision": precision}
+    flags = {"--method": method, "--precision": precision, "--cpu": cpu}
     section = load_recipe(model, overrides=overrides, flags=flags).recipe.export
     check_tools(section.method, section.precision)
 
@@ -76,6 +82,7 @@ def command(
         model,
         method=method,
         precision=precision,
+        cpu=cpu,
         checkpoint=checkpoint,
         untrained=untrained,
         overrides=overrides,

@@ -138,6 +138,7 @@ def export(
     *,
     method: str | None = None,
     precision: str | None = None,
+    cpu: str | None = None,
     checkpoint: str | Path | None = None,
     untrained: bool = False,
     overrides: Sequence[str] = (),
@@ -153,6 +154,7 @@ def export(
         model: a name in ./models, or a path to a model's folder.
         method: `script`, `trace`, `compiled` or `onnx`; default: the recipe's.
         precision: `fp32`, `bf16` or `int8-dynamic`; default: the recipe's.
+        cpu: `native`, `x86-64-v3` or `x86-64-v4`, of a compiled model; default: the recipe's.
         checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
         untrained: export the initial weights; a recipe without data has no others.
         overrides: `key=value` texts, as `export.golden_count=8`.
@@ -176,11 +178,17 @@ def export(
         (1, ['output', 'new_h'])
     """
     started = time.perf_counter()
-    flags = {"--method": method, "--precision": precision}
+    flags = {"--method": method, "--precision": precision, "--cpu": cpu}
     asked = load_recipe(model, overrides=overrides, flags=flags).recipe.export
     check_tools(asked.method, asked.precision)
     weights = load_weights(
-        model, checkpoint=checkpoint, untrained=untrained, method=method, precision=precision, overrides=overrides
+        model,
+        checkpoint=checkpoint,
+        untrained=untrained,
+        method=method,
+        precision=precision,
+        cpu=cpu,
+        overrides=overrides,
     )
     resolved = weights.resolved
     say(f"export  {resolved.name}  {_origin(weights)}, {resolved.recipe.export.method}")
@@ -304,7 +312,7 @@ def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSecti
         from py_authoring.export import compiled
         from py_authoring.export.operators import refuse_needs
 
-        library = compiled.compile_model(model, sampler, cases, section.batch_sizes, debug)
+        library = compiled.compile_model(model, sampler, cases, section.batch_sizes, debug, section.cpu)
         if section.without_libtorch:
             refuse_needs(library.needs)
         return Form(

@@ -28,6 +28,7 @@ from py_authoring.errors import AuthoringError, UnavailableError, WriteError
 from py_authoring.export import elf, kernels, linking, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.operators import Need, needs_of, watch_operators
+from py_authoring.export.processors import Processor, find_processor, generating_for
 from py_authoring.export.program import Limits
 from py_authoring.export.samples import Sampler
 from py_authoring.export.silence import silence
@@ -55,9 +56,6 @@ _MANY_THREADS: dict[str, Any] = {"cpp.dynamic_threads": True}
 _ONE_THREAD: dict[str, Any] = {"cpp.dynamic_threads": False, "cpp.threads": 1}
 #: A call of fewer floating-point operations ends before a second thread has begun.
 _FEW_OPERATIONS = 2_000_000
-#: What g++ may use besides the vector instructions that the metadata name, by torch's word for this processor. Without
-#: it g++ uses all that this very processor has, and nobody could tell whether another one has it too.
-_MACHINES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
 #: What g++ says is wrong, without the place in a file that is gone by now.
 _COMPLAINT = re.compile(r"(?m)\b(?:fatal )?error: .+$|cannot find .+$|undefined reference .+$")
 #: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
@@ -85,16 +83,23 @@ class Library:
 
 
 def compile_model(
-    model: nn.Module, sampler: Sampler, cases: Cases, batch_sizes: Sequence[int], debug: bool = False
+    model: nn.Module,
+    sampler: Sampler,
+    cases: Cases,
+    batch_sizes: Sequence[int],
+    debug: bool = False,
+    cpu: str = "native",
 ) -> Library:
-    """Compiles a model in evaluation mode for this machine's processor; drops the cases that the code is not for.
+    """Compiles a model in evaluation mode for a kind of processor; drops the cases that the code is not for.
 
     Raises:
-        UnavailableError: no C++ compiler, one that fails, or none that knows this processor's vector instructions.
+        UnavailableError: no C++ compiler, one that fails, or none that knows the processor's vector instructions; or
+            this processor lacks what the code would be for.
         WriteError: the temporary folder is full, or not writable.
         RefusedError: the model has control flow, a fixed size, or something that the compiler does not know.
     """
     compiler = find_compiler()
+    processor = find_processor(cpu)
     inputs, free = program.recording_inputs(sampler, cases, batch_sizes)
     with program.watch_sizes() as seen, program.lstms_of_any_length(), silence(not debug), torch.no_grad():
         try:
@@ -110,7 +115,7 @@ def compile_model(
             raise program.refused(error, seen, "a compiled model") from error
         try:
             with watch_operators() as places:
-                files = compile_program(exported, inputs, compiler)
+                files = compile_program(exported, inputs, compiler, processor)
         except Exception as error:  # the code generator, the autotuner and g++ raise each their own
             raise _of_this_machine(error, compiler) or program.refused(error, seen, "a compiled model") from error
     metadata_file = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
@@ -174,13 +179,16 @@ class Package:
         return outputs
 
 
-def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) -> dict[str, bytes]:
-    """An exported program as machine code for this processor: name → content of the library and its metadata.
+def compile_program(
+    exported: Any, inputs: Mapping[str, Tensor], compiler: str, processor: Processor | None = None
+) -> dict[str, bytes]:
+    """An exported program as machine code: name → content of the library and its metadata.
 
     Args:
         exported: of `torch.export.export`, in whose free sizes the code is free.
         inputs: argument → what to choose the fastest kernels with.
         compiler: path of g++.
+        processor: what the code is for; default: this one.
 
     Raises:
         Exception: what the code generator, the autotuner and g++ raise, each their own.
@@ -188,6 +196,7 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
     from torch._inductor.utils import fresh_cache
 
     _share_libtorch()
+    processor = processor or find_processor("native")
     threads = torch.get_num_threads()
     # a cache of its own: what an earlier compile left in the common one, a failed probe say, would decide here
     with tempfile.TemporaryDirectory(prefix="py-authoring-") as folder, fresh_cache(dir=folder, delete=False):
@@ -196,22 +205,21 @@ def compile_program(exported: Any, inputs: Mapping[str, Tensor], compiler: str) 
             module = exported.module(check_guards=False)
             small = _is_small(module, inputs)
             options: dict[str, Any] = _ONE_THREAD if small else _MANY_THREADS
-            capability = torch.backends.cpu.get_cpu_capability()
             objects: list[Path] = []
-            if machine := _MACHINES.get(capability):
+            if machine := processor.machine:
                 options = options | {"cpp.march": machine}
                 objects += [
                     kernels.compile_source(source, compiler, machine, Path(folder), added)
                     for source, added in linking.SOURCES.items()
                 ]
-                if own := kernels.with_own_kernels(exported, kernels.LANES[capability]):
+                if own := kernels.with_own_kernels(exported, kernels.LANES[processor.capability]):
                     module, used = own
                     objects += [
                         kernels.compile_kernel(kernel, compiler, machine, Path(folder), small) for kernel in used
                     ]
                     options = options | {"aot_inductor.custom_ops_to_c_shims": kernels.c_functions(used)}
             options = _OPTIONS | options | {"cpp.cxx": (None, str(linking.wrapped(compiler, Path(folder), objects)))}
-            with _generated_products():
+            with _generated_products(), generating_for(processor):
                 made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)

@@ -54,6 +54,7 @@ def load_weights(
     untrained: bool = False,
     method: str | None = None,
     precision: str | None = None,
+    cpu: str | None = None,
     overrides: Sequence[str] = (),
 ) -> Weights:
     """Builds the model of a folder and loads its weights.
@@ -64,6 +65,7 @@ def load_weights(
         untrained: take the initial weights of training.seed; a recipe without data has no others.
         method: script, trace, compiled or onnx; default: the recipe's.
         precision: fp32, bf16 or int8-dynamic; default: the recipe's.
+        cpu: native, x86-64-v3 or x86-64-v4; default: the recipe's.
         overrides: `key=value` texts.
 
     Raises:
@@ -71,7 +73,7 @@ def load_weights(
         CheckpointError: it does not fit model.py.
         UsageError: a checkpoint was named and the initial weights asked for.
     """
-    flags = {"--method": method, "--precision": precision}
+    flags = {"--method": method, "--precision": precision, "--cpu": cpu}
     current = load_recipe(model, overrides=overrides, flags=flags)
     if untrained and checkpoint is not None:
         raise UsageError("`--untrained` and `--checkpoint` contradict each other")
