@@ -13,7 +13,7 @@ from torch.export.pt2_archive import PT2ArchiveWriter
 from torch.export.pt2_archive.constants import AOTINDUCTOR_DIR
 
 from py_authoring.export import elf, kernels, program
-from py_authoring.export.compiled import Package, compile_program
+from py_authoring.export.compiled import Package, _is_small, compile_program
 from py_authoring.export.kernels import convolution, lstm
 from py_authoring.tools import find_compiler
 
@@ -162,3 +162,9 @@ def test_a_layer_with_a_projection_stays_as_it_is():
     assert used == [lstm, convolution]
     targets = [node.target for node in module.graph.nodes]
     assert targets.count(torch.ops.aten.lstm.input) == targets.count(lstm.lstm_layer()) == 1
+
+
+@pytest.mark.parametrize(("rows", "small"), [(1, True), (40, False)])
+def test_the_operations_of_an_lstm_count_where_threads_are_decided_about(rows: int, small: bool):
+    with torch.no_grad():
+        assert _is_small(nn.Sequential(nn.LSTM(16, 32)).eval(), {"input": torch.randn(5, rows, 16)}) is small
