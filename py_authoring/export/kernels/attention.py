@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from py_authoring.export.kernels.graph import depends_on_inputs, let_views_copy, only_user, put
+from py_authoring.export.kernels.heads import read_as_they_lie
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.matmul.default, _aten.bmm.default}
@@ -78,6 +79,9 @@ def replace(module: fx.GraphModule, lanes: int) -> int:
         module: a graph in functional form.
         lanes: floats in a vector of the processor that the code is for.
     """
+    for node in list(module.graph.nodes):
+        if node.target in LAYERS:
+            read_as_they_lie(module, node)
     calls = [node for node in module.graph.nodes if node.op == "call_function"]
     found = [_of_call(node) for node in calls if node.target in LAYERS]
     found += [_by_hand(module, node) for node in calls if node.target == _aten.softmax.int]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
+from operator import getitem
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -13,13 +14,23 @@ OWN_LINEAR = "rust_host_own_linear"
 
 
 def constant(module: fx.GraphModule, node: Any) -> Tensor | None:
-    """The tensor that a node stands for, if it is a weight or buffer."""
-    if not isinstance(node, fx.Node) or node.op != "get_attr":
+    """The tensor that a node stands for, if it is a weight or buffer, or a part of one."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.target == getitem and _is_split(node.args[0]):
+        parts: Any = node.args[0]
+        whole = constant(module, parts.args[0])
+        return None if whole is None else torch.split(whole, *parts.args[1:])[cast(int, node.args[1])]
+    if node.op != "get_attr":
         return None
     value: Any = module
     for name in str(node.target).split("."):
         value = getattr(value, name)
     return value.detach() if isinstance(value, Tensor) else None
+
+
+def _is_split(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target == torch.ops.aten.split_with_sizes.default
 
 
 def add_constant(module: fx.GraphModule, value: Tensor) -> fx.Node:
