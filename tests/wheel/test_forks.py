@@ -70,8 +70,11 @@ def test_a_fork_waits_for_the_calls_of_other_threads_and_holds_new_ones(load, tm
     load(Slow())
     code = """
 import os, sys, threading, numpy as np, rust_host
-model, x = rust_host.Model(sys.argv[1]), np.zeros((300, 300), np.float32)
-threads = [threading.Thread(target=model, args=(x,)) for _ in range(3)]
+model, x, over = rust_host.Model(sys.argv[1]), np.zeros((300, 300), np.float32), threading.Event()
+def calls():
+    while not over.is_set():
+        model(x)
+threads = [threading.Thread(target=calls) for _ in range(3)]
 [t.start() for t in threads]
 for _ in range(5):
     if (child := os.fork()) == 0:
@@ -79,6 +82,7 @@ for _ in range(5):
         os._exit(7)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end=" ")
     model(x)
+over.set()
 [t.join() for t in threads]
 """
     result = run(code, str(tmp_path / "Slow.pt"))  # in libtorch's first calls, which set it up under locks

@@ -155,7 +155,8 @@ struct Opened {
 fn opened(code: &[u8], host: &Host) -> Result<&'static Library> {
     static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
     let names = match host.is_own() {
-        true => symbols::to_own(code).ok_or_else(|| Error::invalid_model("the compiled code is no whole library"))?,
+        true => symbols::to_own(code)
+            .ok_or_else(|| Error::invalid_model("its compiled code cannot be loaded: it is no whole library"))?,
         false => Vec::new(),
     };
     // Quicker than a digest, which is half of a small program's start; those that agree are compared.

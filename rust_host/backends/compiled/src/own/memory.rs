@@ -85,7 +85,7 @@ impl Block {
         Some(Self { start, whole, layout, size })
     }
 
-    fn to_system(self) {
+    fn give_back(self) {
         // SAFETY: it was allocated with this layout, and `self` was the only one to have it.
         unsafe { dealloc(self.whole.as_ptr(), self.layout) };
     }
@@ -103,7 +103,7 @@ impl Block {
     pub(crate) fn free(self) {
         let size = self.size();
         if size < SMALLEST_KEPT {
-            return self.to_system();
+            return self.give_back();
         }
         let mut surplus = Vec::new();
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl Block {
             surplus.push(block);
         }
         drop(free);
-        surplus.into_iter().for_each(Self::to_system);
+        surplus.into_iter().for_each(Self::give_back);
     }
 }
 
