@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -282,3 +283,30 @@ def test_the_wheels_command_says_where_the_host_is(compiled_digits: Path, tmp_pa
     words = ["-m", "rust_host", "build", compiled_digits, "-o", tmp_path / "digits"]
     ran = subprocess.run([sys.executable, *words], capture_output=True, check=False, cwd=tmp_path)
     refuses(ran, 1, "rust-host-program", "not in the wheel")
+
+
+def test_who_may_read_a_program_may_run_it_whatever_was_there(compiled_digits: Path, tmp_path: Path) -> None:
+    for before, umask, mode in (
+        (None, "022", 0o755),
+        (0o644, "022", 0o755),
+        (0o600, "077", 0o700),
+        (0o4755, "022", 0o755),
+    ):
+        path = tmp_path / f"digits{before}"
+        if before is not None:
+            path.write_bytes(b"another file")
+            path.chmod(before)
+        command = f'umask {umask}; exec "{BINARY}" build "{compiled_digits}" -o "{path}"'
+        subprocess.run(["sh", "-c", command], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        assert path.stat().st_mode & 0o7777 == mode
+
+
+def test_what_is_no_file_and_the_package_itself_are_left_alone(compiled_digits: Path, tmp_path: Path) -> None:
+    pipe, package = tmp_path / "pipe", Path(shutil.copy(compiled_digits, tmp_path / "model.pt2"))
+    os.mkfifo(pipe)
+    refuses(run(BINARY, "build", compiled_digits, "-o", pipe), 2, "is a device or a pipe, expected a file")
+    assert pipe.is_fifo()
+    trust = hashlib.sha256(package.read_bytes()).hexdigest()
+    before = package.read_bytes()
+    refuses(run(BINARY, "build", package, "--trust", trust, "-o", package), 2, "is the package itself")
+    assert package.read_bytes() == before

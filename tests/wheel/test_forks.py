@@ -111,3 +111,48 @@ except KeyboardInterrupt:
 """
     result = run(code, str(tmp_path / "Endless.pt"))
     assert (result.returncode, result.stdout, result.stderr) == (0, "7 True\n[-1. -1.]\ninterrupted\n", "")
+
+
+def test_other_hooks_of_a_fork_may_call_a_model(load, tmp_path):
+    load(Slow())
+    code = """
+import os, sys, numpy as np
+def call():
+    print(model(x).shape, end=" ", flush=True)
+os.register_at_fork(before=call, after_in_parent=call, after_in_child=call)  # before the import: around rust_host's own
+import rust_host
+model, x = rust_host.Model(sys.argv[1]), np.zeros((3, 3), np.float32)
+model(x)
+if (child := os.fork()) == 0:
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    result = run(code, str(tmp_path / "Slow.pt"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert sorted(result.stdout.split()) == sorted(["(3,", "3)", "(3,", "3)", "(3,", "3)", "7"])
+
+
+def test_a_lock_that_a_fork_hook_takes_may_be_around_calls(load, tmp_path):
+    load(Slow())
+    code = """
+import os, sys, threading, numpy as np, rust_host
+lock, over = threading.Lock(), threading.Event()
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+model, x = rust_host.Model(sys.argv[1]), np.zeros((30, 30), np.float32)
+def calls():
+    while not over.is_set():
+        with lock:
+            model(x)
+threads = [threading.Thread(target=calls) for _ in range(2)]
+[t.start() for t in threads]
+for _ in range(5):
+    if (child := os.fork()) == 0:
+        with lock:
+            model(x)
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), end=" ")
+over.set()
+[t.join() for t in threads]
+"""
+    result = run(code, str(tmp_path / "Slow.pt"))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "7 7 7 7 7 ", "")

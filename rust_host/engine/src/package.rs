@@ -2,7 +2,11 @@
 //! takes from its host, read before anything of it is opened.
 
 use crate::{Archive, Error, Result, machine};
-use object::{Object, ObjectSymbol, read::elf::ElfFile64};
+use object::{
+    Object, ObjectSymbol,
+    elf::DT_NEEDED,
+    read::elf::{Dyn, ElfFile64},
+};
 use serde::Deserialize;
 use std::borrow::Cow;
 
@@ -17,6 +21,8 @@ pub struct Package<'a> {
     pub operators: Vec<String>,
     /// The functions of OpenMP that it calls: `GOMP_parallel`.
     pub parallel: Vec<String>,
+    /// The libraries that it needs beside it: `libc.so.6`.
+    pub libraries: Vec<String>,
 }
 
 /// The machine that a package was compiled for, as torch's compiler wrote it down.
@@ -82,8 +88,18 @@ impl<'a> Package<'a> {
             names
         };
         let (operators, parallel) = (wanted(["aoti_torch_", "Sleef_"]), wanted(["GOMP_", "omp_"]));
-        Ok(Self { code, built_for, operators, parallel })
+        let libraries = needed(&elf).ok_or_else(|| wrong("the compiled code is no whole library".into()))?;
+        Ok(Self { code, built_for, operators, parallel, libraries })
     }
+}
+
+/// The names of a library's DT_NEEDED.
+fn needed(elf: &ElfFile64) -> Option<Vec<String>> {
+    let (endian, sections) = (elf.endian(), elf.elf_section_table());
+    let Some((entries, link)) = sections.dynamic(endian, elf.data()).ok()? else { return Some(Vec::new()) };
+    let strings = sections.strings(endian, elf.data(), link).ok()?;
+    let names = entries.iter().filter(|entry| entry.d_tag.get(endian) == DT_NEEDED);
+    names.map(|entry| String::from_utf8(entry.string(endian, strings).ok()?.to_vec()).ok()).collect()
 }
 
 impl BuiltFor {
@@ -129,7 +145,9 @@ fn has(extension: &str) -> bool {
                 && detected!("avx512bw")
                 && has("AVX2")
         }
-        // The others go by Linux's names: avx512_vnni, avx512_bf16, amx_tile.
+        "AVX512_VNNI" => detected!("avx512vnni"),
+        "AVX512_BF16" => detected!("avx512bf16"),
+        // The others go by Linux's names: amx_tile.
         other => machine::cpu().features.contains(&other.to_ascii_lowercase()),
     }
 }

@@ -91,9 +91,8 @@ pub(crate) fn read(words: Vec<OsString>) -> Result<Words> {
         }
     }
     match (said.task, said.inputs.is_empty()) {
-        (Task::Verify | Task::Contract, false) => {
-            Err(Error::invalid_input("`--verify` and `--contract` take no inputs"))
-        }
+        (Task::Verify, false) => Err(Error::invalid_input("`--verify` takes no inputs")),
+        (Task::Contract, false) => Err(Error::invalid_input("`--contract` takes no inputs")),
         _ => Ok(said),
     }
 }

@@ -27,6 +27,8 @@ thread_local! {
     static ENDS_IT: Cell<bool> = const { Cell::new(false) };
     /// How many of the calls that run are this thread's: a signal handler may call a model inside a call, or fork.
     static OWN: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread forks: its other hooks may still call models.
+    static FORKS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Has Python call [`end`] before it takes itself apart, and the others around `os.fork`.
@@ -50,17 +52,20 @@ fn end(py: Python<'_>) {
 
 #[pyfunction]
 fn before_a_fork(py: Python<'_>) {
+    FORKS.set(true);
     hold_others(py);
 }
 
 #[pyfunction]
 fn after_in_parent() {
+    FORKS.set(false);
     HOLDING.fetch_sub(1, SeqCst);
 }
 
 /// The other threads are not here, nor is what they held or ran.
 #[pyfunction]
 fn after_in_child() {
+    FORKS.set(false);
     HOLDING.store(0, SeqCst);
     ENDING.store(false, SeqCst);
     RUNNING.store(OWN.get(), SeqCst);
@@ -101,13 +106,16 @@ pub(crate) fn counted<T>(py: Python<'_>, call: impl FnOnce() -> T) -> T {
 
 /// A call inside a call of this thread is held by no fork, which waits for the outer one.
 fn is_held() -> bool {
-    HOLDING.load(SeqCst) > 0 && (is_left_behind() || !ENDING.load(SeqCst) && OWN.get() == 0)
+    let by_a_fork = || !ENDING.load(SeqCst) && OWN.get() == 0 && !FORKS.get();
+    HOLDING.load(SeqCst) > 0 && (is_left_behind() || by_a_fork())
 }
 
-/// Until nobody holds this thread. It is counted again before it asks for the GIL, which is no longer there at the end.
+/// Until nobody holds this thread; for a fork not for ever, as its other hooks may wait for a lock that this thread has. It is
+/// counted again before it asks for the GIL, which is no longer there at the end.
 fn wait(py: Python<'_>) {
     py.detach(|| {
-        while is_held() {
+        let last = Instant::now() + LONGEST;
+        while is_held() && (is_left_behind() || Instant::now() < last) {
             RUNNING.fetch_sub(1, SeqCst);
             thread::sleep(LOOK);
             RUNNING.fetch_add(1, SeqCst);

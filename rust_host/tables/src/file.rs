@@ -7,9 +7,9 @@
 use rust_host_engine::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Seek, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -51,6 +51,7 @@ pub struct AtomicFile {
     target: PathBuf,
     file: File,
     place: Place,
+    is_program: bool,
 }
 
 /// Where the bytes are until they are all there.
@@ -66,11 +67,14 @@ impl AtomicFile {
     /// Begins a file; what is at `target` stays as it is until [`AtomicFile::finish`].
     ///
     /// # Errors
-    /// `NotFound` for a folder that is not there, `InvalidInput` for a folder in its place, `Unavailable` for what the
-    /// system refuses.
+    /// `NotFound` for a folder that is not there, `InvalidInput` for a folder or a device in its place, `Unavailable` for
+    /// what the system refuses.
     pub fn create(target: &Path) -> Result<Self> {
-        if target.is_dir() {
-            return Err(Error::invalid_input(format!("`{}` is a folder, expected a file", target.display())));
+        if let Ok(about) = fs::metadata(target)
+            && !about.is_file()
+        {
+            let is = if about.is_dir() { "a folder" } else { "a device or a pipe" };
+            return Err(Error::invalid_input(format!("`{}` is {is}, expected a file", target.display())));
         }
         let folder = folder_of(target);
         if !folder.is_dir() {
@@ -78,19 +82,28 @@ impl AtomicFile {
                 .hint(format!("`mkdir -p {}`", folder.display())));
         }
         match unnamed(target, folder) {
-            Some(file) => Ok(Self { target: target.to_owned(), file, place: Place::Unnamed }),
+            Some(file) => Ok(Self::new(target, file, Place::Unnamed)),
             None => Self::named(target),
         }
     }
 
     /// A file that another process began and will finish, when `finish` asks it.
     pub fn elsewhere(target: &Path, file: File, finish: fn(&Path) -> Result<()>) -> Self {
-        Self { target: target.to_owned(), file, place: Place::Elsewhere(finish) }
+        Self::new(target, file, Place::Elsewhere(finish))
+    }
+
+    fn new(target: &Path, file: File, place: Place) -> Self {
+        Self { target: target.to_owned(), file, place, is_program: false }
+    }
+
+    /// Who may read it may run it. What was there before does not say who may, as it does for other files.
+    pub fn is_program(&mut self) {
+        self.is_program = true;
     }
 
     fn named(target: &Path) -> Result<Self> {
         let (temporary, file) = named(target).map_err(|e| Error::io(target, "write", e))?;
-        Ok(Self { target: target.to_owned(), file, place: Place::Named(temporary) })
+        Ok(Self::new(target, file, Place::Named(temporary)))
     }
 
     /// Appends the bytes.
@@ -126,7 +139,11 @@ impl AtomicFile {
         if let Place::Elsewhere(finish) = self.place {
             return finish(&self.target);
         }
-        if let Ok(before) = fs::metadata(&self.target) {
+        if self.is_program {
+            let mode = self.file.metadata().map_err(|e| Error::io(&self.target, "write", e))?.permissions().mode();
+            let runs = Permissions::from_mode(mode | (mode & 0o444) >> 2);
+            self.file.set_permissions(runs).map_err(|e| Error::io(&self.target, "make executable", e))?;
+        } else if let Ok(before) = fs::metadata(&self.target) {
             let _kept = self.file.set_permissions(before.permissions());
         }
         self.put().map_err(|e| Error::io(&self.target, "write", e))?;

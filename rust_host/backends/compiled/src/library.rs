@@ -203,7 +203,15 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
         let text = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         let text = text.replace(&*path.to_string_lossy(), "model.pt2");
         let first = text.lines().next().unwrap_or_default().trim_start_matches("model.pt2: ").to_owned();
-        Error::invalid_model(format!("its compiled code cannot be loaded: {first}"))
+        let why = format!("its compiled code cannot be loaded: {first}");
+        // What the machine lacks, not the file.
+        match ["open shared object", "cannot map", "failed to map", "Too many", "allocate"]
+            .iter()
+            .any(|t| first.contains(t))
+        {
+            true => Error::unavailable(why),
+            false => Error::invalid_model(why),
+        }
     })?;
     Ok((file, library))
 }

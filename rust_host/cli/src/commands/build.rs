@@ -10,9 +10,7 @@ use rust_host_engine::{
 };
 use rust_host_tables::AtomicFile;
 use std::{
-    env,
-    fs::Permissions,
-    os::unix::fs::PermissionsExt,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -49,7 +47,12 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
     }
     trust::check(&archive, policy)?;
     let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
-    Package::read(&archive).and_then(|package| package.built_for.check()).map_err(at)?;
+    if fs::canonicalize(package).is_ok_and(|own| fs::canonicalize(output).is_ok_and(|to| to == own)) {
+        return Err(Error::invalid_input(format!(
+            "`{shown}` is the package itself, expected another file for the program"
+        )));
+    }
+    Package::read(&archive).and_then(|package| alone(&package)).map_err(at)?;
     let host = file::read(&find_host()?, ErrorKind::Unavailable)?;
     let verified = verify(&archive)?;
     if !verified.verdict.ok {
@@ -62,11 +65,10 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
     let model = archive.bytes();
     let Parts { padding, trailer } = attached::parts(host.len(), model);
     let mut program = AtomicFile::create(output)?;
+    program.is_program();
     for part in [&host[..], &padding, model, &trailer] {
         program.write(part)?;
     }
-    let permissions = Permissions::from_mode(0o755);
-    program.handle()?.set_permissions(permissions).map_err(|e| Error::io(output, "make executable", e))?;
     program.finish()?;
     Ok(Built {
         path: output.to_owned(),
@@ -74,6 +76,21 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
         model_digest: trust::digest(model),
         verified,
     })
+}
+
+/// Whether its code runs on this machine, with nothing beside it but the C library.
+fn alone(package: &Package<'_>) -> Result<()> {
+    package.built_for.check()?;
+    let beside = |name: &&str| !["libc.so", "libm.so", "ld-linux"].iter().any(|own| name.starts_with(own));
+    let others: Vec<&str> = package.libraries.iter().map(String::as_str).filter(beside).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!(
+        "its code needs `{}` beside it, and a program has the C library alone",
+        others.join("`, `")
+    ))
+    .hint("export it again: `py-authoring export --method compiled` puts all into the package"))
 }
 
 /// Runs the examples as the program will: where an operator of libtorch is needed, there is none.

@@ -71,3 +71,22 @@ pub(crate) fn answers(function: &str) -> bool {
         None => OPENMP.contains(&function),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CString;
+
+    #[test]
+    fn every_function_is_found_by_the_name_that_a_package_is_given_for_it() {
+        let torchs = NAMES.iter().map(|name| format!("aoti_torch_{name}"));
+        for name in torchs.chain(OPENMP.iter().map(ToString::to_string)) {
+            assert!(answers(&name));
+            let (old, new) = symbols::PREFIXES.iter().find(|(old, _)| name.starts_with(old)).unwrap();
+            let ours = CString::new(name.replacen(old, new, 1)).unwrap();
+            // SAFETY: only whether there is such a symbol is asked.
+            assert!(!unsafe { libc::dlsym(libc::RTLD_DEFAULT, ours.as_ptr()) }.is_null(), "{ours:?}");
+        }
+        assert!(!answers("aoti_torch_cpu_sort") && !answers("GOMP_loop_dynamic_start"));
+    }
+}

@@ -8,7 +8,7 @@ use object::{
 };
 
 /// torch's and OpenMP's names begin so, ours so.
-const PREFIXES: [(&str, &str); 3] = [("aoti_torch_", "rhost_aoti_"), ("GOMP_", "rhost"), ("omp_", "rhos")];
+pub(crate) const PREFIXES: [(&str, &str); 3] = [("aoti_torch_", "rhost_aoti_"), ("GOMP_", "rhost"), ("omp_", "rhos")];
 
 /// What to write over a library's bytes, and where, so that it asks for our functions; `None` if it is no whole library.
 pub(crate) fn to_own(code: &[u8]) -> Option<Vec<(usize, &'static str)>> {

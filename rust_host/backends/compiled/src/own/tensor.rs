@@ -12,8 +12,8 @@ use std::{
 
 /// Sizes and strides of that many axes lie in the tensor itself.
 const FEW: usize = 6;
-/// What an unknown datatype or a missing place is answered with.
 const DONE: i32 = 0;
+/// What an unknown datatype or a missing place is answered with.
 const FAILED: i32 = 1;
 
 /// What a handle points to.

@@ -1,4 +1,5 @@
-//! Parallel code of a package: what its compiler took from libgomp. A region gets exactly as many threads as it asks for,
+//! Parallel code of a package: what its compiler took from libgomp, by the names that [`super::symbols`] gives (`rhostparallel` is
+//! `GOMP_parallel`, `rhosget_max_threads` is `omp_get_max_threads`). A region gets exactly as many threads as it asks for,
 //! because the code has divided its work among them. A call has workers of its own from its first region to its end; between
 //! calls they wait for the next one.
 
@@ -8,7 +9,7 @@ use std::{
     ffi::c_void,
     hint, process, ptr,
     sync::{
-        LazyLock, Mutex, PoisonError,
+        Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::SeqCst},
     },
     thread::{self, Thread},
@@ -39,7 +40,7 @@ struct Team {
 /// A thread for regions.
 struct Worker {
     thread: Thread,
-    post: &'static Post,
+    post: Arc<Post>,
 }
 
 /// Where a worker finds its part.
@@ -50,8 +51,9 @@ struct Post {
     sleeps: AtomicBool,
 }
 
-/// Workers that no call has.
+/// Workers that no call has, and the process that has them: a forked child has not, and somebody may have held the lock.
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 static CRITICAL: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -81,7 +83,7 @@ pub(crate) fn with<T>(count: usize, call: impl FnOnce() -> T) -> T {
     let outer = WORKERS.take();
     let result = call();
     let used = WORKERS.replace(outer);
-    if !used.is_empty() {
+    if !used.is_empty() && PROCESS.load(SeqCst) == process::id() {
         IDLE.lock().unwrap_or_else(PoisonError::into_inner).extend(used);
     }
     MOST.set(before);
@@ -188,7 +190,9 @@ pub(crate) extern "C" fn critical_end() {
 
 /// Gets workers until there are `count`, as far as the system allows; says how many there are.
 fn engage(workers: &mut Vec<Worker>, count: usize) -> usize {
-    if workers.len() < count {
+    let here = process::id();
+    let first = PROCESS.compare_exchange(0, here, SeqCst, SeqCst).map_or_else(|first| first, |_| here);
+    if workers.len() < count && first == here {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         let first = idle.len().saturating_sub(count - workers.len());
         workers.extend(idle.drain(first..));
@@ -203,9 +207,11 @@ fn engage(workers: &mut Vec<Worker>, count: usize) -> usize {
 impl Worker {
     /// A thread that never ends, as libgomp's; `None` if the system refuses it.
     fn begin() -> Option<Self> {
-        let post: &'static Post = Box::leak(Box::default());
-        let thread = thread::Builder::new().name("rust_host".into()).stack_size(STACK).spawn(|| wait_for_parts(post));
-        Some(Self { thread: thread.ok()?.thread().clone(), post })
+        let (post, its) =
+            (Arc::new(Post::default()), thread::Builder::new().name("rust_host".into()).stack_size(STACK));
+        let for_it = post.clone();
+        let thread = its.spawn(move || wait_for_parts(&for_it)).ok()?.thread().clone();
+        Some(Self { thread, post })
     }
 }
 
@@ -304,7 +310,7 @@ mod tests {
                         let count = round % 5 + 1;
                         let sums = with(4, || run(count));
                         assert_eq!(sums.members.into_inner(), u64::from(count));
-                        assert_eq!(sums.numbers.into_inner(), (0..count).map(|n| 1 << (8 * n)).sum());
+                        assert_eq!(sums.numbers.into_inner(), (0..count).map(|n| 1u64 << (8 * n)).sum::<u64>());
                         assert_eq!(sums.singles.into_inner(), 3);
                         assert_eq!(sums.late.into_inner(), 3 * u64::from(count) * u64::from(count));
                         assert_eq!(sums.critical.into_inner(), 3 * u64::from(count));
