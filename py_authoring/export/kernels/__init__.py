@@ -44,6 +44,7 @@ def with_own_kernels(program: Any, lanes: int) -> tuple[fx.GraphModule, list[Mod
     if not used:
         return None
     module.graph.eliminate_dead_code()
+    module.graph.lint()
     module.recompile()
     return module, used
 

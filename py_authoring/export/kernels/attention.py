@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from py_authoring.export.kernels.graph import depends_on_inputs, let_views_copy, only_user, put
+from py_authoring.export.kernels.graph import depends_on_inputs, let_views_copy, looks_at_strides, only_user, put
 from py_authoring.export.kernels.heads import read_as_they_lie
 
 _aten = torch.ops.aten
@@ -82,10 +82,12 @@ def replace(module: fx.GraphModule, lanes: int) -> int:
     for node in list(module.graph.nodes):
         if node.target in LAYERS:
             read_as_they_lie(module, node)
-    calls = [node for node in module.graph.nodes if node.op == "call_function"]
-    found = [_of_call(node) for node in calls if node.target in LAYERS]
-    found += [_by_hand(module, node) for node in calls if node.target == _aten.softmax.int]
-    replaced = sum(_replace(module, each) for each in found if each is not None)
+    replaced = 0
+    for node in list(module.graph.nodes):  # one after the other: what one makes, the next may take
+        found = _of_call(node) if node.target in LAYERS else None
+        if node.target == _aten.softmax.int:
+            found = _by_hand(module, node)
+        replaced += found is not None and _replace(module, found)
     if replaced:
         let_views_copy(module)
     return replaced
@@ -127,12 +129,14 @@ def _by_hand(module: fx.GraphModule, softmax: fx.Node) -> _Attention | None:
             if key is None:
                 return None
             found = (query, key, cast(fx.Node, result.args[1]), mask, scale, nodes)
-            return _Attention(*found, none_is_nan=mask is not None)
+            return _Attention(*found, none_is_nan=True)
         first, second = scores.args[:2] if len(scores.args) > 1 else (None, None)
         if scores.target in (_aten.mul.Tensor, _aten.div.Tensor) and isinstance(second, float | int) and second != 0:
             scale = scale * second if scores.target == _aten.mul.Tensor else scale / second
         elif mask is not None or scale != 1 or not isinstance(second, fx.Node) or second is first:
             return None  # a mask that is multiplied, too, or two
+        elif not _are_alike(scores, cast(fx.Node, first)):
+            return None  # the mask has more rows or heads than the scores
         elif (
             scores.target == _aten.add.Tensor
             and not scores.kwargs
@@ -149,6 +153,11 @@ def _by_hand(module: fx.GraphModule, softmax: fx.Node) -> _Attention | None:
             return None
         scores = cast(fx.Node, first)
     return None
+
+
+# By their names: to compare free sizes would fix them.
+def _are_alike(one: fx.Node, other: fx.Node) -> bool:
+    return [*map(str, one.meta["val"].shape)] == [*map(str, other.meta["val"].shape)]
 
 
 def _turned_back(node: fx.Node) -> fx.Node | None:
@@ -177,7 +186,7 @@ def _replace(module: fx.GraphModule, found: _Attention) -> bool:
         parts = [_in_rows(module, part) for part in parts]
         if dims == 3:
             parts = [call(_aten.unsqueeze.default, (part, 1)) for part in parts]
-        order = _order_wanted(last) if dims == 4 else 0
+        order = _order_wanted(last) if dims == 4 and not looks_at_strides(module) else 0
         new = call(attention(), (*parts, mask, found.scale, found.causal, order, found.none_is_nan))
         if dims == 3:
             new = call(_aten.squeeze.dim, (new, 1))

@@ -21,6 +21,7 @@ from py_authoring.export.kernels.graph import (
     constant,
     depends_on_inputs,
     let_views_copy,
+    looks_at_strides,
     only_user,
     put,
 )
@@ -99,7 +100,8 @@ def replace(module: fx.GraphModule, lanes: int) -> int:
         module: a graph in functional form: nothing is written to between a layer and what goes into it.
         lanes: floats in a vector of the processor that the code is for.
     """
-    found = sum(_replace_convolution(module, node, lanes) for node in list(module.graph.nodes) if _is_convolution(node))
+    convolutions = [] if looks_at_strides(module) else [node for node in module.graph.nodes if _is_convolution(node)]
+    found = sum(_replace_convolution(module, node, lanes) for node in convolutions)
     let_views_copy(module)
     for node in list(module.graph.nodes):
         _flatten_as_it_lies(module, node)

@@ -60,6 +60,11 @@ def let_views_copy(module: fx.GraphModule) -> None:
             node.target = torch.ops.aten.reshape.default
 
 
+def looks_at_strides(module: fx.GraphModule) -> bool:
+    """Whether something takes numbers by where they lie, which is elsewhere behind an operator of ours."""
+    return any(node.target == torch.ops.aten.as_strided.default for node in module.graph.nodes)
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     """What alone uses a node, or nothing."""
     users = list(node.users)

@@ -44,11 +44,13 @@ def _split_heads(module: fx.GraphModule, attention: fx.Node, place: int) -> None
     if merged.target not in _VIEWS:
         return
     start = cast(fx.Node, merged.args[0])
-    if start.meta["val"].dim() != 3 or last.meta["val"].dim() != 4:
+    if start.meta["val"].dim() != 3 or merged.meta["val"].dim() != 3 or last.meta["val"].dim() != 4:
         return
     (words, batch, _), (batch_too, _, words_too, _) = _sizes(start), _sizes(last)
     heads, size = last.meta["val"].shape[1], last.meta["val"].shape[3]
     if (words, batch) != (words_too, batch_too) or start.meta["val"].shape[2] != heads * size:
+        return
+    if (_sizes(merged)[0], _sizes(merged)[2]) != (words, str(size)):
         return
     sizes = cast(Any, last.args[1])
     graph = module.graph
@@ -62,9 +64,10 @@ def _split_heads(module: fx.GraphModule, attention: fx.Node, place: int) -> None
 
 # The part of a projection before it is copied together with the others.
 def _unpacked(part: fx.Node) -> fx.Node:
-    copy = part.args[0]
-    if part.target == _aten.select.int and isinstance(copy, fx.Node) and copy.target == _aten.clone.default:
-        part.update_arg(0, copy.args[0])
+    if part.target == _aten.select.int:
+        copy = cast(fx.Node, part.args[0])
+        if copy.target == _aten.clone.default:
+            part.update_arg(0, copy.args[0])
     return part
 
 
@@ -77,6 +80,8 @@ def _project_first(module: fx.GraphModule, part: fx.Node) -> None:
         linear = cast(fx.Node, linear.args[0])
     turned = linear.args[0]
     if not _is(turned, {_aten.transpose.int}, 1, 0) and not _is(turned, {_aten.transpose.int}, 0, 1):
+        return
+    if cast(fx.Node, turned).meta["val"].dim() != 3:
         return
     graph = module.graph
     with graph.inserting_before(linear):
@@ -100,6 +105,8 @@ def _project_batch_first(module: fx.GraphModule, attention: fx.Node) -> None:
     if not fits or linear.target != _aten.linear.default or linear.args[0] is not merged:
         return
     if not _is(turned, {_aten.transpose.int}, 1, 0) and not _is(turned, {_aten.transpose.int}, 0, 1):
+        return
+    if split.meta["val"].dim() != 3 or permuted.meta["val"].dim() != 4:
         return
     heads, size = permuted.meta["val"].shape[2:]
     words, batch, _ = _sizes(split)

@@ -23,14 +23,16 @@ LAYERS = {
 
 
 def replace(module: fx.GraphModule, lanes: int) -> int:
-    """How many products there may be that the kernel answers; none where one of them is not of float32.
+    """How many products there may be that the kernel answers.
+
+    None in a graph that computes in other floats, too: any layer of it may become a product under the same names.
 
     Args:
         module: a graph.
         lanes: floats in a vector of the processor that the code is for.
     """
-    products = [node for node in module.graph.nodes if node.op == "call_function" and _is_product(module, node)]
-    return len(products) if all(_is_plain(node) for node in products) else 0
+    calls = [node for node in module.graph.nodes if node.op == "call_function"]
+    return sum(_is_product(module, node) for node in calls) if all(map(_is_plain, calls)) else 0
 
 
 # Constant weights of a linear layer the code generator multiplies with itself.
@@ -43,5 +45,7 @@ def _is_product(module: fx.GraphModule, node: fx.Node) -> bool:
 def _is_plain(node: fx.Node) -> bool:
     values: list[Any] = [each.meta.get("val") for each in (node, *node.all_input_nodes)]
     return all(
-        value.dtype == torch.float32 and value.device.type == "cpu" for value in values if isinstance(value, Tensor)
+        value.device.type == "cpu" and (value.dtype == torch.float32 or not value.is_floating_point())
+        for value in values
+        if isinstance(value, Tensor)
     )
