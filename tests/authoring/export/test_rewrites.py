@@ -1,4 +1,4 @@
-"""Graphs that look like what a kernel takes compute what eager does: the operators' meaning is written in torch here."""
+"""Graphs that look like what a kernel takes compute what eager does, with our operators written in torch here."""
 
 import pytest
 import torch
