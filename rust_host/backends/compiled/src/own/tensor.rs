@@ -436,7 +436,9 @@ mod tests {
             assert_eq!(asked(0.0, |p| item_float32(last, p)), 0.0);
             let kept = asked(ptr::null_mut(), |p| get_data_ptr(copy, p)).cast::<f32>();
             assert_eq!((0..3).map(|n| kept.add(n).read()).collect::<Vec<_>>(), [3.0, 4.0, 5.0]);
-            [last, second, copy].map(|t| delete_tensor_object(t));
+            for tensor in [last, second, copy] {
+                assert_eq!(delete_tensor_object(tensor), DONE);
+            }
         }
     }
 
