@@ -19,6 +19,7 @@ import torch
 SOURCES: dict[str, list[str]] = {
     "vector_math.cpp": ["-fno-math-errno", "-fno-trapping-math"],
     "find_object.cpp": ["-fno-exceptions"],
+    "check.cpp": [],
 }
 #: Debian 12, Ubuntu 22.04 and RHEL 9 have it or a newer one.
 OLDEST_GLIBC = (2, 34)
