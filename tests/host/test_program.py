@@ -137,7 +137,7 @@ def test_what_does_not_fit_is_a_sentence(program: Path, picture: Path, tmp_path:
     refuses(run(program, picture, "--nope"), 2, "there is no flag `--nope`", "`--threads`")
     refuses(run(program, picture, "--threads"), 2, "`--threads` needs a value")
     refuses(run(program, picture, "--threads=0"), 2, "`--threads` is `0`, expected a number from 1")
-    refuses(run(program, "--verify", picture), 2, "take no inputs")
+    refuses(run(program, "--verify", picture), 2, "`--verify` takes no inputs")
     refuses(run(program, "--verify", "--contract"), 2, "cannot be asked for at once")
     ran = run(program, "nowhere.png", "--json")
     assert ran.returncode == 2 and json.loads(ran.stdout)["error"]["kind"] == "not_found"
