@@ -9,9 +9,6 @@ namespace {
 
 #include "attention.inc"
 
-// Below this many multiplications a second thread costs more than it does.
-constexpr double FEWEST_FOR_THREADS = 300'000;
-
 struct Operand {
   const float *data = nullptr;
   int64_t *sizes = nullptr, *strides = nullptr;

@@ -6,9 +6,6 @@ namespace {
 
 #include "convolution.inc"
 
-// Below this many multiplications a second thread costs more than it does.
-constexpr double FEWEST_FOR_THREADS = 300'000;
-
 // Whether a tensor's numbers lie as those of [n][h][w][c] do; strides of axes with one place say nothing.
 bool is_channels_last(const int64_t *sizes, const int64_t *strides) {
   const int64_t order[] = {1, 3, 2, 0};

@@ -16,6 +16,9 @@ constexpr bool HAS_THREADS = false;
 #else
 constexpr bool HAS_THREADS = true;
 #endif
+// Below this many multiplications a second thread costs more than it does.
+constexpr double FEWEST_FOR_THREADS = 300'000;
+
 // A tensor of ours until the function ends.
 struct Owned {
   AtenTensorHandle handle = nullptr;

@@ -6,9 +6,6 @@ namespace {
 
 #include "lstm_steps.inc"
 
-// Below this many multiplications a second thread costs more than it does.
-constexpr double FEWEST_FOR_THREADS = 300'000;
-
 // A state [directions, batch, hidden] as it lies; zeros where there is none.
 struct State {
   const float *data = nullptr;

@@ -10,9 +10,6 @@ namespace {
 
 #include "matmul.inc"
 
-// Below this many multiplications a second thread costs more than it does.
-constexpr double FEWEST_FOR_THREADS = 300'000;
-
 struct Matrix {
   const float *data = nullptr;
   int64_t batch = 1, rows = 0, columns = 0;

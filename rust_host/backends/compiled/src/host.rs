@@ -60,10 +60,7 @@ enum Threads {
 /// `c10::DeviceType::CPU`
 const CPU: i32 = 0;
 
-/// Whether our own functions answer all of those.
-///
-/// # Errors
-/// Those that they do not.
+/// Those of the functions that our own do not answer.
 pub(crate) fn lacks(functions: &[String]) -> Vec<&str> {
     functions.iter().map(String::as_str).filter(|name| !own::answers(name)).collect()
 }
@@ -149,19 +146,15 @@ impl Host {
         })
     }
 
-    /// Whether every function is there that a package calls.
+    /// Whether libtorch has every function that a package calls; of our own, [`lacks`] says it.
     ///
     /// # Errors
-    /// `Unavailable` that names those which are not.
+    /// `Unavailable` that names those which are not there.
     pub(crate) fn check(&self, functions: &[String]) -> Result<()> {
-        let missing: Vec<&str> = match &self.threads {
-            Threads::Own => lacks(functions),
-            Threads::OpenMp { libtorch, .. } => {
-                // SAFETY: only whether there is such a symbol is asked; it is not used.
-                let is_there = |name: &str| unsafe { libtorch.get::<*const c_void>(name.as_bytes()) }.is_ok();
-                functions.iter().map(String::as_str).filter(|name| !is_there(name)).collect()
-            }
-        };
+        let Threads::OpenMp { libtorch, .. } = &self.threads else { return Ok(()) };
+        // SAFETY: only whether there is such a symbol is asked; it is not used.
+        let is_there = |name: &str| unsafe { libtorch.get::<*const c_void>(name.as_bytes()) }.is_ok();
+        let missing: Vec<&str> = functions.iter().map(String::as_str).filter(|name| !is_there(name)).collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -175,9 +168,9 @@ impl Host {
     }
 
     /// Runs a call with as many threads as were asked for: one in a child that was forked since, whatever was asked for. It
-    /// does not have the threads that parallel code would wait for. Where nobody asked, as many as this machine should use, or
-    /// with libtorch what `OMP_NUM_THREADS` or somebody in this process said; in Python the thread is the user's, so the
-    /// number before comes back.
+    /// does not have the threads that parallel code would wait for. Where nobody asked, as many as this machine should use, with
+    /// libtorch at most what somebody in this process told it; in Python the thread is the user's, so the number before comes
+    /// back.
     pub(crate) fn with_threads<T>(&self, asked: Option<usize>, call: impl FnOnce() -> T) -> T {
         let wanted = self.threads(asked);
         match &self.threads {
@@ -204,7 +197,9 @@ impl Host {
             (_, Some(count)) => count,
             (Threads::Own, None) => own::threads::usual(),
             // SAFETY: it reads a number of the calling thread.
-            (Threads::OpenMp { get, .. }, None) => usize::try_from(unsafe { get() }).unwrap_or(1).max(1),
+            (Threads::OpenMp { get, .. }, None) => {
+                usize::try_from(unsafe { get() }).unwrap_or(1).clamp(1, own::threads::usual())
+            }
         }
     }
 
