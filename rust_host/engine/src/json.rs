@@ -294,6 +294,17 @@ mod tests {
     }
 
     #[test]
+    fn fractions_are_the_nearest_double_of_what_is_written() {
+        // Written out, so that the compiler's own reading of the number is the one compared with.
+        for (text, expected) in
+            [("1e-66", 1e-66), ("1.7976931348623157e308", f64::MAX), ("0.30000000000000004", 0.1 + 0.2)]
+        {
+            let read = tensor(&format!("[{text}]"), Some(Datatype::Fp64)).unwrap();
+            assert_eq!(read.to_vec::<f64>().unwrap(), [expected], "{text}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_said_with_its_place() {
         for (text, datatype, word) in [
             ("[[1, 2], [3]]", None, "ragged"),
