@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 const MARK: &[u8; 16] = b"\x7frust-host model";
 const TRAILER: usize = 32 + 8 + 8 + MARK.len();
-/// Where a model file may begin: a multiple of the page size, so that its bytes can be mapped.
+/// The page size, at a multiple of which bytes can be mapped.
 const ALIGNMENT: usize = 4096;
 
 /// What follows the bytes of a program: padding and the trailer around a model file.
@@ -22,14 +22,15 @@ pub struct Parts {
     pub trailer: Vec<u8>,
 }
 
-/// How `model` is attached to a program of `size` bytes.
+/// How `model` is attached to a program of `size` bytes, so that its byte `at` comes to lie where bytes can be mapped.
 ///
 /// ```
-/// let parts = rust_host_engine::attached::parts(5000, b"model");
-/// assert_eq!(5000 + parts.padding.len(), 8192);
+/// let parts = rust_host_engine::attached::parts(5000, b"model", 2);
+/// assert_eq!(5000 + parts.padding.len() + 2, 8192);
 /// ```
-pub fn parts(size: usize, model: &[u8]) -> Parts {
-    let padding = vec![0; size.next_multiple_of(ALIGNMENT) - size];
+pub fn parts(size: usize, model: &[u8], at: usize) -> Parts {
+    let before = size + at;
+    let padding = vec![0; before.next_multiple_of(ALIGNMENT) - before];
     let mut trailer = Vec::with_capacity(TRAILER);
     trailer.extend_from_slice(&Sha256::digest(model));
     trailer.extend_from_slice(&((size + padding.len()) as u64).to_le_bytes());
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     fn attached(program: &[u8], model: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Result<Attached> {
-        let Parts { padding, trailer } = parts(program.len(), model);
+        let Parts { padding, trailer } = parts(program.len(), model, 1);
         let mut bytes = [program, &padding, model, &trailer].concat();
         change(&mut bytes);
         Attached::find(Path::new("program"), &bytes.into())

@@ -50,6 +50,7 @@ pub mod pickle;
 pub mod picture;
 mod places;
 mod platform;
+pub mod process;
 mod protobuf;
 pub mod scan;
 mod scan_code;

@@ -1,11 +1,11 @@
 //! How many calls of a model run at once: as many as `rust-host tune` found to be best, the others wait for their turn. More
 //! calls than cores take the cores away from one another in the middle of an operator, and all get slower.
 
-use crate::{Result, interrupt};
+use crate::{Result, interrupt, process};
 use std::{
     cell::RefCell,
     marker::PhantomData,
-    process, ptr,
+    ptr,
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
     thread::{self, Thread},
     time::{Duration, Instant},

@@ -112,6 +112,7 @@ fn open(archive: Archive, said: &Words, backend: &Arc<dyn Backend>) -> Result<Mo
             }
         }
     }
+    rust_host_compiled::one_model_from_own_file();
     Model::of_this_program(archive, backend.as_ref())
 }
 

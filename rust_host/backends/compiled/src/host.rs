@@ -3,11 +3,11 @@
 
 use crate::own;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use rust_host_engine::{Error, Result, Tensor};
+use rust_host_engine::{Error, Result, Tensor, process};
 use std::{
     ffi::{c_int, c_void},
     path::Path,
-    process, ptr,
+    ptr,
     sync::OnceLock,
 };
 

@@ -9,23 +9,26 @@
 //! shapes itself: the contract does, and so a package without one is not run.
 #![expect(
     unsafe_code,
-    reason = "dlopen, and the C interfaces of torch and of the package: host.rs, library.rs, program.rs and own/"
+    reason = "dlopen, a hook for forks, and the C interfaces of torch and of the package: constants.rs, host.rs, library.rs, program.rs and own/"
 )]
 
+mod constants;
 mod host;
 mod library;
 mod own;
 mod program;
 
+pub use constants::one_model_from_own_file;
 use host::Host;
 use rust_host_engine::{
     Archive, Backend, Device, DeviceRequest, Error, Package, Platform, Program, Result,
     machine::{LIBTORCH_VERSION, plain_version},
+    process,
 };
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -35,7 +38,22 @@ use std::{
 /// `libtorch` finds `libtorch_cpu.so`, which is opened, for everything that is opened after it, when the first package wants an
 /// operator of it.
 pub fn backend(libtorch: impl Fn() -> Result<PathBuf> + Send + Sync + 'static) -> Arc<dyn Backend> {
+    watch_forks();
     Arc::new(Compiled { libtorch: Box::new(libtorch) })
+}
+
+/// Has every forked child say that it is one, or each call would ask the kernel for the number of its process, four times.
+fn watch_forks() {
+    static ONCE: Once = Once::new();
+    extern "C" fn forked() {
+        process::forked();
+    }
+    ONCE.call_once(|| {
+        // SAFETY: what the child calls only writes a number.
+        if unsafe { libc::pthread_atfork(None, None, Some(forked)) } == 0 {
+            process::watch_forks();
+        }
+    });
 }
 
 /// Of the whole process, as libtorch's own number is; 0 until somebody sets it.

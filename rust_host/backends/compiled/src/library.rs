@@ -1,6 +1,7 @@
 //! A package's library, opened from memory: nothing is unpacked into a temporary folder that a killed process would leave.
 
 use crate::{
+    constants::{self, Pages},
     host::{Host, RawTensor},
     own::symbols,
 };
@@ -10,7 +11,8 @@ use rustix::fs::MemfdFlags;
 use std::{
     ffi::{CStr, c_char, c_void},
     fs::File,
-    io::Write,
+    mem::MaybeUninit,
+    ops::Range,
     os::{
         fd::{AsRawFd, RawFd},
         unix::fs::FileExt,
@@ -75,6 +77,9 @@ impl Model {
         let delete: unsafe extern "C" fn(Container) -> i32 = function!("AOTInductorModelContainerDelete");
         // SAFETY: as above; older packages do not have it.
         let last_error = unsafe { library.get(b"AOTInductorGetLastError\0") }.ok().map(|symbol| *symbol);
+        if let Some(pages) = Pages::of(code) {
+            constants::prepare_heap(pages.range.len());
+        }
         let mut container = ptr::null_mut();
         // SAFETY: the place takes the container; the texts end with a zero.
         let failed = unsafe { create(&raw mut container, instances, c"cpu".as_ptr(), ptr::null()) };
@@ -169,7 +174,7 @@ fn opened(code: &[u8], host: &Host) -> Result<&'static Library> {
     Ok(library)
 }
 
-/// Whether a file holds the code with those names.
+/// Whether a file holds the code with those names. One whose constants are mapped over it does not.
 fn holds(file: &File, code: &[u8], names: &[(usize, &str)]) -> bool {
     if file.metadata().map_or(true, |about| about.len() != code.len() as u64) {
         return false;
@@ -189,8 +194,16 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
         Error::unavailable(format!("{} bytes of compiled code cannot be put into memory: {e}", code.len()))
     };
     let memory = rustix::fs::memfd_create("model.pt2", MemfdFlags::CLOEXEC).map_err(|e| no_memory(e.into()))?;
-    let mut file = File::from(memory);
-    file.write_all(code).map_err(no_memory)?;
+    let file = File::from(memory);
+    file.set_len(code.len() as u64).map_err(no_memory)?;
+    let constants = Pages::of(code);
+    let left_out = constants.as_ref().map_or(0..0, |pages| pages.range.clone());
+    let write = |range: Range<usize>| match code.get(range.clone()) {
+        Some(bytes) => file.write_all_at(bytes, range.start as u64).map_err(no_memory),
+        None => Ok(()),
+    };
+    write(0..left_out.start)?;
+    write(left_out.end..code.len())?;
     for (place, name) in names {
         file.write_all_at(name.as_bytes(), *place as u64).map_err(no_memory)?;
     }
@@ -211,7 +224,24 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
             false => Error::invalid_model(why),
         }
     })?;
+    // Memory that is not there yet shows what is written into its file.
+    if let Some(pages) = constants
+        && !is_mapped(&pages, code, &library)
+    {
+        write(left_out)?;
+    }
     Ok((file, library))
+}
+
+/// Whether the constants are in their place.
+fn is_mapped(pages: &Pages, code: &[u8], library: &Library) -> bool {
+    let mut about = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: only the address of the symbol is used; the place takes what is known about it. The library is never closed, and
+    // neither is the program's own file, which the code lies in.
+    unsafe {
+        let Ok(symbol) = library.get::<*const c_void>(b"AOTInductorModelContainerRun\0") else { return false };
+        libc::dladdr(*symbol, about.as_mut_ptr()) != 0 && pages.map_over(code, about.assume_init().dli_fbase)
+    }
 }
 
 /// A path that no other library of this process has: the loader takes one for another that is loaded already if the texts of

@@ -10,6 +10,7 @@ use rust_host_engine::{
 };
 use rust_host_tables::AtomicFile;
 use std::{
+    borrow::Cow,
     env, fs,
     path::{Path, PathBuf},
 };
@@ -52,7 +53,8 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
             "`{shown}` is the package itself, expected another file for the program"
         )));
     }
-    Package::read(&archive).and_then(|package| alone(&package)).map_err(at)?;
+    let code =
+        Package::read(&archive).and_then(|package| alone(&package).map(|()| place(&archive, &package))).map_err(at)?;
     let host = file::read(&find_host()?, ErrorKind::Unavailable)?;
     let verified = verify(&archive)?;
     if !verified.verdict.ok {
@@ -63,7 +65,7 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
         .hint(format!("`rust-host verify {shown}` says how far it is off")));
     }
     let model = archive.bytes();
-    let Parts { padding, trailer } = attached::parts(host.len(), model);
+    let Parts { padding, trailer } = attached::parts(host.len(), model, code);
     let mut program = AtomicFile::create(output)?;
     program.is_program();
     for part in [&host[..], &padding, model, &trailer] {
@@ -91,6 +93,14 @@ fn alone(package: &Package<'_>) -> Result<()> {
         others.join("`, `")
     ))
     .hint("export it again: `py-authoring export --method compiled` puts all into the package"))
+}
+
+/// Where its code lies in the file; 0 if it lies there packed.
+fn place(archive: &Archive, package: &Package<'_>) -> usize {
+    match package.code {
+        Cow::Borrowed(code) => code.as_ptr().addr() - archive.bytes().as_ptr().addr(),
+        Cow::Owned(_) => 0,
+    }
 }
 
 /// Runs the examples as the program will: where an operator of libtorch is needed, there is none.

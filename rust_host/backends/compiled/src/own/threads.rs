@@ -3,11 +3,12 @@
 //! because the code has divided its work among them. A call has workers of its own from its first region to its end; between
 //! calls they wait for the next one.
 
+use rust_host_engine::process;
 use std::{
     cell::Cell,
     env,
     ffi::c_void,
-    hint, process, ptr,
+    hint, ptr,
     sync::{
         Arc, LazyLock, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::SeqCst},
@@ -127,7 +128,7 @@ pub(crate) unsafe extern "C" fn parallel(work: Work, data: *mut c_void, count: u
     let mut workers = if size > 1 { WORKERS.take() } else { Vec::new() };
     if engage(&mut workers, size - 1) < size - 1 {
         // Only code with a number of its own comes here, and without that many threads it waits for ever.
-        process::abort();
+        std::process::abort();
     }
     let team = Team {
         work,
