@@ -25,7 +25,7 @@ from torch._inductor.exc import CppCompileError
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from py_authoring.errors import AuthoringError, UnavailableError, WriteError
-from py_authoring.export import elf, kernels, linking, program
+from py_authoring.export import checked_loops, elf, kernels, linking, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.operators import Need, needs_of, watch_operators
 from py_authoring.export.processors import Processor, find_processor, generating_for
@@ -219,7 +219,7 @@ def compile_program(
                     ]
                     options = options | {"aot_inductor.custom_ops_to_c_shims": kernels.c_functions(used)}
             options = _OPTIONS | options | {"cpp.cxx": (None, str(linking.wrapped(compiler, Path(folder), objects)))}
-            with _generated_products(), generating_for(processor):
+            with _generated_products(), checked_loops.on_one_thread(), generating_for(processor):
                 made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:
             torch.set_num_threads(threads)
