@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+#: What throws: checks, and divisions of integers.
+_THROWING = ("check_bounds", "device_assert_async", "floordiv", "truncdiv", "mod", "remainder")
+
 
 @contextmanager
 def on_one_thread() -> Iterator[None]:
@@ -18,12 +21,17 @@ def on_one_thread() -> Iterator[None]:
     from torch._inductor.codegen import cpp
 
     check_bounds: Any = cpp.CppKernel.check_bounds
+    check_value: Any = cpp.CppKernel.device_assert_async
     codegen_loops: Any = cpp.CppKernel.codegen_loops_impl
     can_fuse: Any = cpp.CppScheduling.can_fuse_vertical
 
-    def noting(kernel: Any, expr: Any, size: Any, lower: bool, upper: bool) -> None:
-        kernel.checks_an_index = lower or upper or _checks(kernel)
+    def bounds_noted(kernel: Any, expr: Any, size: Any, lower: bool, upper: bool) -> None:
+        kernel.checks = lower or upper or _checks(kernel)
         check_bounds(kernel, expr, size, lower, upper)
+
+    def value_noted(kernel: Any, *args: Any) -> Any:
+        kernel.checks = True
+        return check_value(kernel, *args)
 
     def alone(kernel: Any, loops: Any, code: Any, region: Any) -> None:
         none = cpp.ParallelDepth(parallel_depth=0, start_depth=0)
@@ -34,20 +42,22 @@ def on_one_thread() -> Iterator[None]:
             codegen_loops(kernel, loops, code, region)
 
     # What is fused behind a matrix product runs within the product's own region.
-    def unless_checked(scheduling: Any, first: Any, second: Any) -> Any:
-        looks_up = any(getattr(getattr(node, "_body", None), "indirect_vars", None) for node in second.get_nodes())
-        return can_fuse(scheduling, first, second) and not (first.is_template() and looks_up)
+    def unless_it_throws(scheduling: Any, first: Any, second: Any) -> Any:
+        bodies = [body for node in second.get_nodes() if (body := getattr(node, "_body", None))]
+        throws = any(body.indirect_vars or any(map(body.has_op, _THROWING)) for body in bodies)
+        return can_fuse(scheduling, first, second) and not (first.is_template() and throws)
 
     with (
-        patch.object(cpp.CppKernel, "check_bounds", noting),
+        patch.object(cpp.CppKernel, "check_bounds", bounds_noted),
+        patch.object(cpp.CppKernel, "device_assert_async", value_noted),
         patch.object(cpp.CppKernel, "codegen_loops_impl", alone),
-        patch.object(cpp.CppScheduling, "can_fuse_vertical", unless_checked),
+        patch.object(cpp.CppScheduling, "can_fuse_vertical", unless_it_throws),
     ):
         yield
 
 
 def _checks(kernel: Any) -> bool:
-    return bool(getattr(kernel, "checks_an_index", False))
+    return bool(getattr(kernel, "checks", False))
 
 
 # A nest holds a proxy for a vector and a scalar version of one body, or several nests within a common outer loop.

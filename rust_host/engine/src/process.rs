@@ -22,7 +22,8 @@ pub fn id() -> u32 {
     id
 }
 
-/// Says that [`forked`] is called in each child from now on, so that the number may be kept.
+/// Says that [`forked`] is called in each child from now on, so that the number may be kept. A child of a raw `clone` is none that
+/// anybody hears of; it may not run models.
 pub fn watch_forks() {
     WATCHED.store(true, Relaxed);
 }

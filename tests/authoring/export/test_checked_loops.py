@@ -10,27 +10,29 @@ from tests.authoring.export.test_kernels import in_package
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, while it records and compiles
 
-TOKENS, PLACES = 300, 50
+TOKENS, PLACES, WORDS = 300, 50, 120
 
 
 class Lookups(nn.Module):
-    """In a loop of its own with a reduction, and behind a matrix product; large enough for threads."""
+    """In a loop of its own with a reduction, and behind matrix products; large enough for threads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(TOKENS, 128), nn.Embedding(PLACES, 128)
-        self.norm, self.layer = nn.LayerNorm(128), nn.Linear(128, 128)
+        self.norm, self.layer, self.last = nn.LayerNorm(128), nn.Linear(128, 128), nn.Linear(128, 128)
+        self.counted = nn.Embedding(WORDS, 128)
 
     def forward(self, token: Tensor, place: Tensor) -> Tensor:
-        return self.layer(self.norm(self.tokens(token))) + self.places(place)
+        y = self.layer(self.norm(self.tokens(token))) + self.places(place)
+        return self.last(y.relu()) + self.counted(torch.arange(token.shape[1]))
 
 
 @pytest.fixture(scope="module")
 def lookups() -> tuple[nn.Module, compiled.Package]:
     torch.manual_seed(0)
     model, inputs = Lookups().eval(), given()
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    exported = torch.export.export(model, (), kwargs=inputs, dynamic_shapes={name: {0: batch} for name in inputs})
+    free = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
+    exported = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dict.fromkeys(inputs, free))
     files = compiled.compile_program(exported, inputs, find_compiler())
     return model, compiled.Package(in_package(files))
 
@@ -69,4 +71,13 @@ def test_what_lies_beside_it_fails_the_call_and_no_other(lookups, name: str, ind
     with pytest.raises(RuntimeError, match="index out of bounds"):
         opened.run(["token", "place"], wrong)
     assert "out of bounds" not in capfd.readouterr().err  # said once, by whoever catches it
+    opened.run(["token", "place"], given())
+
+
+@pytest.mark.usefixtures("threads")
+def test_more_words_than_are_counted_fail_the_call_and_no_other(lookups) -> None:
+    _, opened = lookups
+    longer = {name: torch.cat([words, words], 1) for name, words in given().items()}
+    with pytest.raises(RuntimeError, match="index out of bounds"):
+        opened.run(["token", "place"], longer)
     opened.run(["token", "place"], given())

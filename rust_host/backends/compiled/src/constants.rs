@@ -5,11 +5,14 @@
 use object::{
     Endianness,
     elf::{FileHeader64, PF_R, PT_LOAD},
-    read::elf::{FileHeader, ProgramHeader},
+    read::elf::{FileHeader, ProgramHeader, SectionHeader},
 };
 use std::{
     ffi::c_void,
+    fs::File,
+    io,
     ops::Range,
+    os::fd::AsRawFd,
     ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -43,40 +46,63 @@ impl Pages {
         }
         let header = FileHeader64::<Endianness>::parse(code).ok()?;
         let endian = header.endian().ok()?;
-        let only_read = |part: &&object::elf::ProgramHeader64<Endianness>| {
-            part.p_type(endian) == PT_LOAD && part.p_flags(endian) == PF_R
+        // Of this section alone: the loader and the library's constructors look at all others.
+        let (_, section) = header.sections(endian, code).ok()?.section_by_name(endian, b".lrodata")?;
+        let (start, size) = section.file_range(endian)?;
+        let (address, end) = (section.sh_addr(endian), start.checked_add(size)?);
+        let holds_it = |part: &object::elf::ProgramHeader64<Endianness>| {
+            let (first, size) = part.file_range(endian);
+            part.p_type(endian) == PT_LOAD
+                && part.p_flags(endian) == PF_R
+                && first <= start
+                && first.checked_add(size).is_some_and(|last| last >= end)
+                && part.p_vaddr(endian).checked_sub(first) == address.checked_sub(start)
         };
-        let parts = header.program_headers(endian, code).ok()?.iter().filter(only_read);
-        // The other one that is only read has the names and tables that the loader itself looks at.
-        let largest = parts.max_by_key(|part| part.p_filesz(endian))?;
-        let start = usize::try_from(largest.p_offset(endian)).ok()?;
-        let address = usize::try_from(largest.p_vaddr(endian)).ok()?;
-        let end = start.checked_add(usize::try_from(largest.p_filesz(endian)).ok()?)?;
+        let (start, end) = (usize::try_from(start).ok()?, usize::try_from(end).ok()?);
         let range = start.checked_next_multiple_of(PAGE)?..end / PAGE * PAGE;
-        let whole = start > 0 && end <= code.len() && address % PAGE == start % PAGE;
+        let address = usize::try_from(address).ok()?;
+        let whole = header.program_headers(endian, code).ok()?.iter().any(holds_it)
+            && end <= code.len()
+            && address % PAGE == start % PAGE;
         (whole && range.len() >= WORTH_IT).then(|| Self { address: address + (range.start - start), range })
     }
 
-    /// Maps them where the library that begins at `base` has its own, which is as long; `false` if that is not to be had, and
-    /// nothing has changed.
+    /// Maps them where the library that begins at `base` has its own, which is as long. If that is not to be had it is `false`, and
+    /// [`restore`](Self::restore) must follow: what was at the place may be gone.
     ///
     /// # Safety
-    /// `base` is where a library of that code is mapped, which stays open as long as `code` is mapped.
+    /// `base` is where a library of that code is mapped.
     pub(crate) unsafe fn map_over(&self, code: &[u8], base: *mut c_void) -> bool {
         let Some(pages) = code.get(self.range.clone()) else { return false };
-        let to = base.wrapping_byte_add(self.address);
-        // SAFETY: an old length of 0 leaves the old pages where they are and only adds a second place for them, which is the
-        // library's own: nothing else is there, and its bytes are only read, as these.
-        let mapped = unsafe {
-            libc::mremap(
-                pages.as_ptr().cast_mut().cast(),
-                0,
-                pages.len(),
-                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
-                to,
-            )
-        };
-        mapped == to
+        let (from, to) = (pages.as_ptr().cast_mut().cast(), base.wrapping_byte_add(self.address));
+        // SAFETY: an old length of 0 leaves the old pages where they are and adds a second place for them, of the kernel's choice.
+        let second = unsafe { libc::mremap(from, 0, pages.len(), libc::MREMAP_MAYMOVE) };
+        if second == libc::MAP_FAILED {
+            return false;
+        }
+        let how = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        // SAFETY: the second place is moved to the library's own: nothing else is there, and its bytes are only read, as these.
+        let moved = unsafe { libc::mremap(second, pages.len(), pages.len(), how, to) };
+        if moved != to {
+            // SAFETY: it is ours, and nobody knows of it.
+            unsafe { libc::munmap(second, pages.len()) };
+        }
+        moved == to
+    }
+
+    /// Maps them from the library's file, which has them by now, as the loader did.
+    ///
+    /// # Errors
+    /// What the system says.
+    ///
+    /// # Safety
+    /// `base` is where a library of that file is mapped.
+    pub(crate) unsafe fn restore(&self, file: &File, base: *mut c_void) -> io::Result<()> {
+        let (to, how) = (base.wrapping_byte_add(self.address), libc::MAP_PRIVATE | libc::MAP_FIXED);
+        let offset = libc::off_t::try_from(self.range.start).map_err(io::Error::other)?;
+        // SAFETY: the place is the library's own, for just these bytes, which are only read.
+        let mapped = unsafe { libc::mmap(to, self.range.len(), libc::PROT_READ, how, file.as_raw_fd(), offset) };
+        if mapped == to { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -112,12 +138,16 @@ pub(crate) fn prepare_heap(bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs::File, io::Write, os::fd::AsRawFd, slice};
+    use std::{io::Write, slice};
 
     /// Three pages, of the numbers 1, 2 and 3.
-    fn mapped(flags: libc::c_int) -> &'static [u8] {
+    fn pages() -> File {
         let mut file = File::from(rustix::fs::memfd_create("pages", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
         (1..=3).for_each(|number| file.write_all(&[number; PAGE]).unwrap());
+        file
+    }
+
+    fn mapped(file: &File, flags: libc::c_int) -> &'static [u8] {
         // SAFETY: the kernel chooses the place; the file is as long as the mapping, which lives as long as the process.
         unsafe {
             let place = libc::mmap(ptr::null_mut(), 3 * PAGE, libc::PROT_READ, flags, file.as_raw_fd(), 0);
@@ -127,14 +157,19 @@ mod tests {
     }
 
     #[test]
-    fn shared_pages_are_seen_a_second_time_and_private_ones_are_left_alone() {
-        let pages = Pages { range: PAGE..3 * PAGE, address: 0 };
+    fn shared_pages_are_seen_a_second_time_and_private_ones_are_not() {
+        let of_last_two = Pages { range: PAGE..3 * PAGE, address: 0 };
         for (flags, expected) in [(libc::MAP_SHARED, (true, 2, 3)), (libc::MAP_PRIVATE, (false, 1, 2))] {
-            let (code, library) = (mapped(flags), mapped(libc::MAP_PRIVATE));
+            let file = pages();
+            let (code, library) = (mapped(&file, flags), mapped(&file, libc::MAP_PRIVATE));
+            let base = library.as_ptr().cast_mut().cast();
             // SAFETY: the place is a mapping of our own, longer than what goes over it.
-            let done = unsafe { pages.map_over(code, library.as_ptr().cast_mut().cast()) };
+            let done = unsafe { of_last_two.map_over(code, base) };
             assert_eq!((done, library[0], library[2 * PAGE - 1]), expected);
             assert_eq!((code[0], code[PAGE], library[2 * PAGE]), (1, 2, 3));
+            // SAFETY: as above.
+            unsafe { of_last_two.restore(&file, base) }.unwrap();
+            assert_eq!((library[0], library[PAGE], library[2 * PAGE]), (2, 3, 3));
         }
     }
 
@@ -147,9 +182,10 @@ mod tests {
 
     #[test]
     fn what_is_no_library_and_what_is_not_the_programs_own_is_left_alone() {
-        assert!(Pages::of(mapped(libc::MAP_SHARED)).is_none());
+        let shared = mapped(&pages(), libc::MAP_SHARED);
+        assert!(Pages::of(shared).is_none());
         one_model_from_own_file();
-        assert!(Pages::of(mapped(libc::MAP_SHARED)).is_none() && Pages::of(b"").is_none());
+        assert!(Pages::of(shared).is_none() && Pages::of(b"").is_none());
         ALONE.store(false, Ordering::Relaxed);
     }
 }

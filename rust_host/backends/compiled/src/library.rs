@@ -224,23 +224,26 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
             false => Error::invalid_model(why),
         }
     })?;
-    // Memory that is not there yet shows what is written into its file.
-    if let Some(pages) = constants
-        && !is_mapped(&pages, code, &library)
-    {
-        write(left_out)?;
+    if let Some(pages) = constants {
+        let base = base_of(&library)
+            .ok_or_else(|| Error::invalid_model("its compiled code has no `AOTInductorModelContainerRun`"))?;
+        // SAFETY: the library was just opened there, and is never closed.
+        if !unsafe { pages.map_over(code, base) } {
+            write(left_out)?;
+            // SAFETY: as above.
+            unsafe { pages.restore(&file, base) }.map_err(no_memory)?;
+        }
     }
     Ok((file, library))
 }
 
-/// Whether the constants are in their place.
-fn is_mapped(pages: &Pages, code: &[u8], library: &Library) -> bool {
+/// Where a library begins in memory.
+fn base_of(library: &Library) -> Option<*mut c_void> {
     let mut about = MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: only the address of the symbol is used; the place takes what is known about it. The library is never closed, and
-    // neither is the program's own file, which the code lies in.
+    // SAFETY: only the address of the symbol is used; the place takes what is known about it.
     unsafe {
-        let Ok(symbol) = library.get::<*const c_void>(b"AOTInductorModelContainerRun\0") else { return false };
-        libc::dladdr(*symbol, about.as_mut_ptr()) != 0 && pages.map_over(code, about.assume_init().dli_fbase)
+        let symbol = library.get::<*const c_void>(b"AOTInductorModelContainerRun\0").ok()?;
+        (libc::dladdr(*symbol, about.as_mut_ptr()) != 0).then(|| about.assume_init().dli_fbase)
     }
 }
 
