@@ -1,7 +1,7 @@
-"""Loops that check an index: generated for one thread.
+"""Loops that check an index or a value: generated for one thread.
 
 A check that does not hold throws, and what leaves a parallel region by an exception ends the process: one token beside
-its vocabulary took a whole server down. Outside of such a region the package's entry makes an error code of it.
+its vocabulary did. Outside of such a region the package's entry makes an error code of it.
 """
 
 from __future__ import annotations

@@ -77,9 +77,6 @@ impl Model {
         let delete: unsafe extern "C" fn(Container) -> i32 = function!("AOTInductorModelContainerDelete");
         // SAFETY: as above; older packages do not have it.
         let last_error = unsafe { library.get(b"AOTInductorGetLastError\0") }.ok().map(|symbol| *symbol);
-        if let Some(pages) = Pages::of(code) {
-            constants::prepare_heap(pages.range.len());
-        }
         let mut container = ptr::null_mut();
         // SAFETY: the place takes the container; the texts end with a zero.
         let failed = unsafe { create(&raw mut container, instances, c"cpu".as_ptr(), ptr::null()) };
@@ -196,8 +193,8 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
     let memory = rustix::fs::memfd_create("model.pt2", MemfdFlags::CLOEXEC).map_err(|e| no_memory(e.into()))?;
     let file = File::from(memory);
     file.set_len(code.len() as u64).map_err(no_memory)?;
-    let constants = Pages::of(code);
-    let left_out = constants.as_ref().map_or(0..0, |pages| pages.range.clone());
+    let pages = Pages::of(code);
+    let left_out = pages.as_ref().map_or(0..0, |pages| pages.range.clone());
     let write = |range: Range<usize>| match code.get(range.clone()) {
         Some(bytes) => file.write_all_at(bytes, range.start as u64).map_err(no_memory),
         None => Ok(()),
@@ -224,7 +221,7 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
             false => Error::invalid_model(why),
         }
     })?;
-    if let Some(pages) = constants {
+    if let Some(pages) = pages {
         let base = base_of(&library)
             .ok_or_else(|| Error::invalid_model("its compiled code has no `AOTInductorModelContainerRun`"))?;
         // SAFETY: the library was just opened there, and is never closed.
@@ -233,6 +230,8 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
             // SAFETY: as above.
             unsafe { pages.restore(&file, base) }.map_err(no_memory)?;
         }
+        // For torch's runtime, which copies them.
+        constants::prepare_heap(pages.range.len());
     }
     Ok((file, library))
 }
