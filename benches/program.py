@@ -1,7 +1,7 @@
 """What it takes to answer once: programs of `rust-host build` beside other ways to run the same network. In turn.
 
 Size on disk of all that is needed, wall time from start to end of a process that loads the model and answers one row,
-and the memory that it had at most. ONNX Runtime takes part where the extra `onnx` is installed.
+and the memory that it had at most (by GNU time). ONNX Runtime takes part where the extra `onnx` is installed.
 
 usage: program.py [ROUNDS]
 """
@@ -9,7 +9,6 @@ usage: program.py [ROUNDS]
 from __future__ import annotations
 
 import importlib.util
-import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,11 @@ torch.set_num_threads(1)
 with torch.inference_mode():
     print(models.make({name!r})(torch.from_numpy(np.load({x!r}))).sum())
 """
+WHEEL = """
+import numpy as np, rust_host
+rust_host.set_threads(1)
+print(rust_host.Model({package!r})(np.load({x!r})).sum())
+"""
 ONNX = """
 import numpy as np, onnxruntime as ort
 options = ort.SessionOptions(); options.intra_op_num_threads = 1
@@ -45,14 +49,18 @@ def size(*paths: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
-def process(command: list[str | Path]) -> tuple[float, float]:
-    """Milliseconds of a whole process, and its largest resident memory in MB."""
+def taken(command: list[str | Path]) -> float:
+    """Milliseconds of a whole process."""
     start = time.perf_counter()
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    if os.waitstatus_to_exitcode(status):
-        raise SystemExit(f"{' '.join(map(str, command))} failed")
-    return (time.perf_counter() - start) * 1e3, usage.ru_maxrss / 1024
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return (time.perf_counter() - start) * 1e3
+
+
+def resident(command: list[str | Path]) -> float:
+    """Its largest resident memory in MB, by GNU time: that of a child of this process begins with this one's own."""
+    timed = ["time", "--quiet", "--format=%M", *command]
+    ran = subprocess.run(timed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    return int(ran.stderr.split()[-1]) / 1024
 
 
 def ways(name: str, folder: Path) -> dict[str, tuple[list[str | Path], int]]:
@@ -72,12 +80,17 @@ def ways(name: str, folder: Path) -> dict[str, tuple[list[str | Path], int]]:
     torch, numpy, onnx = PACKAGES / "torch", PACKAGES / "numpy", package / "model.onnx"
     lib = [torch / "lib" / file for file in LIBTORCH if (torch / "lib" / file).exists()]
     words = {"benches": str(ROOT / "benches"), "name": name, "x": str(x), "model": str(onnx)}
+    words["package"] = str(package / "model.pt2")
     python: list[str | Path] = [sys.executable, "-W", "ignore", "-c"]
     found: dict[str, tuple[list[str | Path], int]] = {
         "program": ([program, x, "--threads", "1"], size(program)),
         "rust-host, libtorch": (
             [BINARY, "run", script, "--input", x, "--threads", "1"],
-            size(BINARY, BINARY.with_name("librust_host_torch.so"), script, *lib),
+            size(BINARY, BINARY.with_name("librust_host_torch_library.so"), script, *lib),
+        ),
+        "Python, wheel": (
+            [*python, WHEEL.format(**words)],
+            size(PACKAGES / "rust_host", numpy, package / "model.pt2"),
         ),
         "Python, torch": ([*python, EAGER.format(**words)], size(torch, numpy)),
     }
@@ -95,17 +108,19 @@ def main(rounds: int = 15) -> None:
 
     with tempfile.TemporaryDirectory() as work:
         prepared = {name: ways(name, Path(work) / name) for name in MAKERS}
-        empty = statistics.median(process(["/bin/true"])[0] for _ in range(rounds))
+        empty = statistics.median(taken(["/bin/true"]) for _ in range(rounds))
         print(f"start to answer, one row, one thread; median of {rounds}; /bin/true takes {empty:.1f} ms\n")
         print(f"{'':12} {'':21} {'on disk':>10} {'start to end':>13} {'resident':>10}")
         for name, commands in prepared.items():
-            seen: dict[str, list[tuple[float, float]]] = {way: [] for way in commands}
+            times: dict[str, list[float]] = {way: [] for way in commands}
             for _ in range(rounds):
                 for way, (command, _bytes) in commands.items():
-                    seen[way].append(process(command))
-            for way, (_command, on_disk) in commands.items():
-                taken, resident = (statistics.median(values) for values in zip(*seen[way], strict=True))
-                print(f"{name:12} {way:21} {on_disk / 1e6:7.1f} MB {taken:10.1f} ms {resident:7.1f} MB", flush=True)
+                    times[way].append(taken(command))
+            for way, (command, on_disk) in commands.items():
+                columns = (
+                    f"{on_disk / 1e6:7.1f} MB {statistics.median(times[way]):10.1f} ms {resident(command):7.1f} MB"
+                )
+                print(f"{name:12} {way:21} {columns}", flush=True)
 
 
 if __name__ == "__main__":

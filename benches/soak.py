@@ -71,9 +71,9 @@ def example() -> Path:
     subprocess.run([*build, "-p", "rust-host-torch"], cwd=TOP, check=True)
     subprocess.run([*build, "-p", "rust-host-loader", "--example", "soak"], cwd=TOP, check=True)
     program = TOP / "target/release/examples/soak"
-    backend = program.parent / "librust_host_torch.so"
+    backend = program.parent / "librust_host_torch_library.so"
     backend.unlink(missing_ok=True)
-    backend.symlink_to("../librust_host_torch.so")
+    backend.symlink_to("../librust_host_torch_library.so")
     return program
 
 

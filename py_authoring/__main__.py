@@ -1,5 +1,18 @@
-"""`python -m py_authoring` is `py-authoring`."""
+"""The command `py-authoring`, and `python -m py_authoring`."""
 
-from py_authoring.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Runs the command line, or says that what it is made of is not installed: the wheel alone brings NumPy only."""
+    try:
+        from py_authoring.cli import main as command_line
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == __package__:
+            raise
+        sys.exit(f"error: the package `{error.name}` is not installed\nhint: `pip install 'rust-host[authoring]'`")
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ usage: bundle.py BUILD_FOLDER OUT_FOLDER [tar]   writes OUT_FOLDER/rust-host-VER
 
     rust-host-0.1.0-linux-x86_64/
         bin/rust-host
-        lib/rust-host-program  librust_host_torch.so  libtorch_cpu.so  libc10.so  …  libtorch-version
+        lib/rust-host-program  librust_host_torch_library.so  libtorch_cpu.so  libc10.so  …  libtorch-version
         licenses/
 """
 
@@ -102,7 +102,7 @@ def main(build: Path, out: Path, kind: str = "tar.xz") -> None:
         top = Path(work) / name
         (top / "bin").mkdir(parents=True)
         (top / "lib").mkdir()
-        backend = build / "librust_host_torch.so"
+        backend = build / "librust_host_torch_library.so"
         libraries = closure(backend, folders)
         shutil.copy(build / "rust-host", top / "bin")
         shutil.copy(build / "rust-host-program", top / "lib")

@@ -111,10 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        text = (str(error).strip() or "no message").splitlines()[0]
-        internal = AuthoringError(
-            f"{type(error).__name__}: {text}", hint="`--debug` shows where; this is a bug, please report it"
-        )
-        print_error(internal, as_json=as_json)
+        print_error(_unexpected(error), as_json=as_json)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _unexpected(error: Exception) -> AuthoringError:
+    """A package that is not installed, or a mistake of ours, in a sentence."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name not in ("", "py_authoring"):
+        return AuthoringError(f"the package `{name}` is not installed", hint="`pip install 'rust-host[authoring]'`")
+    text = (str(error).strip() or "no message").splitlines()[0]
+    return AuthoringError(
+        f"{type(error).__name__}: {text}", hint="`--debug` shows where; this is a bug, please report it"
+    )

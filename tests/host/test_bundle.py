@@ -28,7 +28,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder,) = (work / "elsewhere").iterdir()
     # `make dist` builds with RUST_HOST_BUNDLE=1, which leaves the virtual environment out of the library's search path.
     # A second build for the tests would take a minute, so here the path is blanked in the file.
-    library = folder / "lib/librust_host_torch.so"
+    library = folder / "lib/librust_host_torch_library.so"
     venv = str(Path(torch.__file__).parent / "lib").encode()
     library.write_bytes(library.read_bytes().replace(venv, b"/nowhere".ljust(len(venv), b"/")))
     return folder
@@ -55,7 +55,7 @@ def test_the_unpacked_archive_answers_in_an_empty_environment_with_its_own_libra
 
 def test_every_library_that_is_not_of_the_system_comes_from_the_archive(unpacked: Path) -> None:
     listed = subprocess.run(
-        ["ldd", unpacked / "lib/librust_host_torch.so"],
+        ["ldd", unpacked / "lib/librust_host_torch_library.so"],
         capture_output=True,
         text=True,
         env={"PATH": "/usr/bin:/bin"},

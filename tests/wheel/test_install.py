@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 # As the Makefile has it: with another value torch-sys would be compiled again, for minutes.
@@ -17,7 +18,7 @@ ENVIRONMENT = os.environ | {
     "VIRTUAL_ENV": sys.prefix,
     "LIBTORCH_USE_PYTORCH": sys.prefix,
 }
-PACKAGES = {"py_authoring", "rust_host"}
+FOLDERS = {"py_authoring", "rust_host", "rust_host.libs"}
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **more: str) -> str:
@@ -45,15 +46,18 @@ def test_the_wheel_holds_both_packages_with_stubs_and_no_libtorch(wheel):
         sizes = sum(i.file_size for i in archive.infolist())
         (about,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
     required = set(re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", about, re.M))
-    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == PACKAGES
+    assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == FOLDERS
     assert sources(Path("py_authoring")) | sources(Path("rust_host/python/rust_host")) <= names
     assert {"rust_host/_native.abi3.so", "rust_host/_native.pyi", "rust_host/py.typed"} <= names
-    assert [n for n in names if n.endswith(".so")] == ["rust_host/_native.abi3.so"]
+    assert {n for n in names if n.endswith(".so")} == {
+        "rust_host/_native.abi3.so",
+        "rust_host.libs/librust_host_torch_library.so",
+    }
     assert not [n for n in names if n.endswith((".pyc", ".pt", ".rs", ".toml"))] or {
         n for n in names if n.endswith(".toml")
     } <= sources(Path("py_authoring"))
     assert sizes < 20 << 20
-    assert required == {"numpy", "torch"}  # no library of tables: `Model.map` takes what the caller has
+    assert required == {"numpy"}  # no library of tables: `Model.map` takes what the caller has
     assert "cp310-abi3-linux_x86_64" in wheel.name
 
 
@@ -65,8 +69,10 @@ def test_the_wheel_runs_in_a_virtual_environment_whose_torch_lies_elsewhere(whee
     (site,) = venv.glob("lib/python3*/site-packages")
     (torch_site,) = Path(sys.prefix).glob("lib/python3*/site-packages")
     (site / "torch_elsewhere.pth").write_text(f"{torch_site}\n")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(3, 2)), str(tmp_path / "model.pt"))
     code = """
 import sys, numpy as np, rust_host, py_authoring
+assert rust_host.Model("model.pt")(np.ones((1, 3), np.float32)).shape == (1, 2)
 assert "torch" not in sys.modules
 assert all(sys.prefix in m.__file__ for m in (rust_host, py_authoring)), sys.path
 try:
@@ -90,4 +96,5 @@ def test_the_source_archive_has_everything_that_a_build_needs(tmp_path):
     assert sources(Path("py_authoring")) <= names
     assert {f"rust_host/python/{f}" for f in sources(Path("rust_host/python/rust_host"))} <= names
     assert {"rust_host/backends/torch/build.rs", "rust_host/backends/torch/csrc/shim.h"} <= names
+    assert "rust_host/backends/torch_library/build.rs" in names
     assert not [n for n in names if n.endswith((".so", ".pt", ".pyc")) or "/runs/" in n or n.startswith("target/")]

@@ -46,11 +46,6 @@ fn main() {
     println!("cargo::rustc-link-lib=dylib=gomp");
     // Dependents read this as DEP_RUST_HOST_TORCH_LIBTORCH and turn it into their rpath.
     println!("cargo::metadata=libtorch={}", lib.display());
-    // For this crate's own tests, and for librust_host_torch.so, which the binary opens: a bundle has libtorch beside it,
-    // a development build has it in the virtual environment, whose path must not be in what is given away.
-    println!("cargo::rerun-if-env-changed=RUST_HOST_BUNDLE");
-    println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN");
-    if env::var_os("RUST_HOST_BUNDLE").is_none() {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    }
+    // For this crate's own tests.
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }

@@ -13,6 +13,24 @@ thread_local! {
 }
 
 static ASK: OnceLock<fn() -> bool> = OnceLock::new();
+static OPENER: OnceLock<Questions> = OnceLock::new();
+
+/// What a library of ours that was opened at run time asks its opener. It has this module once more, which nobody sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Questions {
+    is_wanted: fn() -> bool,
+    error: fn() -> Error,
+}
+
+/// The opener's, to be handed to [`answer_by`] in the library.
+pub fn questions() -> Questions {
+    Questions { is_wanted, error }
+}
+
+/// Has the opener answer in this library from now on.
+pub fn answer_by(opener: Questions) {
+    let _first = OPENER.set(opener);
+}
 
 /// Runs `work` with a time limit for everything that this thread computes in it.
 ///
@@ -44,11 +62,17 @@ pub fn deadline() -> Option<Instant> {
 
 /// Whether the computation of this thread should end.
 pub fn is_wanted() -> bool {
+    if let Some(opener) = OPENER.get() {
+        return (opener.is_wanted)();
+    }
     DEADLINE.get().is_some_and(|(end, _)| Instant::now() >= end) || ASK.get().is_some_and(|question| question())
 }
 
 /// The error of a computation that ended because [`is_wanted`] said so.
 pub fn error() -> Error {
+    if let Some(opener) = OPENER.get() {
+        return (opener.error)();
+    }
     match DEADLINE.get() {
         Some((end, limit)) if Instant::now() >= end => {
             Error::new(ErrorKind::Timeout, format!("the model did not answer within {} s", limit.as_secs_f64()))

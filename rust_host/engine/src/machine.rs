@@ -20,6 +20,8 @@ pub struct LibtorchLocation {
     pub version: Option<String>,
     /// Folders that were searched, in order.
     pub searched: Vec<PathBuf>,
+    /// Whether it is that of the `torch` which Python finds, whatever LD_LIBRARY_PATH says.
+    pub of_python: bool,
 }
 
 impl LibtorchLocation {
@@ -31,22 +33,28 @@ impl LibtorchLocation {
     pub fn check(&self) -> Result<&Path> {
         let Some(path) = &self.path else {
             let folders: Vec<_> = self.searched.iter().map(|p| format!("`{}`", p.display())).collect();
-            let folders = if folders.is_empty() { "no folder".to_owned() } else { folders.join(", ") };
-            return Err(Error::unavailable(format!(
-                "libtorch {LIBTORCH_VERSION} was not found: there is no `libtorch_cpu.so` in {folders}"
-            ))
-            .hint(format!(
-                "`pip install torch=={LIBTORCH_VERSION}`, then set LD_LIBRARY_PATH to the folder `torch/lib` of that installation"
-            )));
+            let why = match folders.is_empty() {
+                true => "torch is not installed".to_owned(),
+                false => format!("there is no `libtorch_cpu.so` in {}", folders.join(", ")),
+            };
+            let hint = match self.of_python {
+                true => ", or take a compiled package that runs without it",
+                false => ", then set LD_LIBRARY_PATH to the folder `torch/lib` of that installation",
+            };
+            return Err(Error::unavailable(format!("libtorch {LIBTORCH_VERSION} was not found: {why}"))
+                .hint(format!("`pip install torch=={LIBTORCH_VERSION}`{hint}")));
         };
         match self.version.as_deref() {
             Some(version) if plain_version(version) != LIBTORCH_VERSION => Err(Error::unavailable(format!(
                 "libtorch at `{}` has version {version}, this host is built for {LIBTORCH_VERSION}",
                 path.display()
             ))
-            .hint(format!(
-                "`pip install torch=={LIBTORCH_VERSION}` there, or set LD_LIBRARY_PATH to the folder of a libtorch {LIBTORCH_VERSION}"
-            ))),
+            .hint(match self.of_python {
+                true => format!("`pip install torch=={LIBTORCH_VERSION}`"),
+                false => format!(
+                    "`pip install torch=={LIBTORCH_VERSION}` there, or set LD_LIBRARY_PATH to the folder of a libtorch {LIBTORCH_VERSION}"
+                ),
+            })),
             _ => Ok(path),
         }
     }
@@ -360,13 +368,20 @@ mod tests {
         let folder = root.0.join("torch/lib");
         assert_eq!(libtorch_version(&folder).as_deref(), Some("2.12.1+cpu"));
         let path = Some(folder.join("libtorch_cpu.so"));
-        let location = LibtorchLocation { path, version: Some("2.12.1+cpu".into()), searched: vec![folder.clone()] };
+        let location = LibtorchLocation {
+            path,
+            version: Some("2.12.1+cpu".into()),
+            searched: vec![folder.clone()],
+            of_python: false,
+        };
         let message = location.check().unwrap_err().message;
         assert!(
             message.contains("2.12.1+cpu") && message.contains(LIBTORCH_VERSION) && message.contains("libtorch_cpu.so")
         );
-        let missing = LibtorchLocation { path: None, version: None, searched: vec![folder.clone()] };
+        let missing = LibtorchLocation { path: None, version: None, searched: vec![folder.clone()], of_python: false };
         assert!(missing.check().unwrap_err().message.contains(&folder.display().to_string()));
+        let nowhere = LibtorchLocation { searched: Vec::new(), of_python: true, ..missing };
+        assert!(nowhere.check().unwrap_err().message.ends_with("torch is not installed"));
         fs::write(folder.join("libtorch-version"), "2.13.0\n").unwrap();
         assert_eq!(libtorch_version(&folder).as_deref(), Some("2.13.0"));
     }

@@ -1,11 +1,11 @@
-//! Opens the backend that a model needs: for TorchScript `librust_host_torch.so`, beside the running program or in `../lib`;
+//! Opens the backend that a model needs: for TorchScript `librust_host_torch_library.so`, beside the running program or in `../lib`;
 //! for compiled packages the libtorch that this library would open; for ONNX the user's ONNX Runtime.
 //!
 //! In: nothing but the program's own path and LD_LIBRARY_PATH. Out: the backend, or one sentence. Linking libtorch to the
 //! binary instead would cost every `--help` 190 ms, and a missing libtorch would end the process before `main`.
 #![expect(
     unsafe_code,
-    reason = "dlopen and the two symbols of our own library, in open_library; the environment, in environment.rs; the heap, in heap.rs"
+    reason = "dlopen and the two symbols of our own library, in open_torch and keep_loaded; the environment, in environment.rs; the heap, in heap.rs"
 )]
 
 mod elf;
@@ -14,15 +14,21 @@ mod environment;
 mod heap;
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
-use rust_host_engine::{BUILD, Backend, Backends, Error, Platform, Result, machine, machine::LibtorchLocation};
+use rust_host_engine::{
+    BUILD, Backend, Backends, Error, Platform, Result,
+    interrupt::{self, Questions},
+    machine::{self, LibtorchLocation},
+};
 use std::{
     env,
     path::{Path, PathBuf},
     sync::{Arc, Once, OnceLock},
 };
 
-const BACKEND: &str = "librust_host_torch.so";
-const LIBTORCH: &str = "libtorch_cpu.so";
+/// The file that [`open_torch`] opens.
+pub const TORCH_LIBRARY: &str = "librust_host_torch_library.so";
+/// The library of libtorch that everything else of it comes with.
+pub const LIBTORCH: &str = "libtorch_cpu.so";
 
 /// The backend that the binary opens at need.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,7 +37,7 @@ pub struct Loader;
 impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
         match platform {
-            Platform::TorchScript => open_library(&checked()?.0),
+            Platform::TorchScript => open_torch(&checked()?.0),
             Platform::Compiled => {
                 Ok(rust_host_compiled::backend(|| Ok(checked()?.1.path.unwrap_or_else(|| LIBTORCH.into()))))
             }
@@ -86,7 +92,7 @@ fn prepare() {
 /// Where libtorch is, without loading anything.
 ///
 /// # Errors
-/// `Unavailable` if `librust_host_torch.so` is not there.
+/// `Unavailable` if `librust_host_torch_library.so` is not there.
 pub fn locate() -> Result<LibtorchLocation> {
     Ok(look_for_libtorch(&find_backend()?))
 }
@@ -100,10 +106,10 @@ fn find_backend() -> Result<PathBuf> {
 }
 
 fn find_backend_near(folder: &Path) -> Result<PathBuf> {
-    let places = [folder.join(BACKEND), folder.join("../lib").join(BACKEND)];
+    let places = [folder.join(TORCH_LIBRARY), folder.join("../lib").join(TORCH_LIBRARY)];
     places.iter().find(|p| p.is_file()).cloned().ok_or_else(|| {
         let [beside, lib] = places.map(|p| p.display().to_string());
-        Error::unavailable(format!("the backend `{BACKEND}` is missing: there is neither `{beside}` nor `{lib}`"))
+        Error::unavailable(format!("the backend `{TORCH_LIBRARY}` is missing: there is neither `{beside}` nor `{lib}`"))
             .hint("unpack the whole archive of rust-host, or `cargo build --release` in its source")
     })
 }
@@ -118,13 +124,18 @@ fn look_for_libtorch(library: &Path) -> LibtorchLocation {
         path: folder.map(|f| f.join(LIBTORCH)),
         version: folder.and_then(|f| machine::libtorch_version(&f.canonicalize().ok()?)),
         searched,
+        of_python: false,
     }
 }
 
 type BuildFunction = fn() -> &'static str;
-type BackendFunction = fn() -> Result<Arc<dyn Backend>>;
+type BackendFunction = fn(Questions) -> Result<Arc<dyn Backend>>;
 
-fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
+/// The backend in that file, which stays open. A libtorch that is in the process already is the one that it gets.
+///
+/// # Errors
+/// `Unavailable` if the file is not there, of another build than this program, or libtorch does not fit it.
+pub fn open_torch(path: &Path) -> Result<Arc<dyn Backend>> {
     // Kept for ever: the backend's code lies in it, and libtorch cannot be unloaded.
     static OPENED: OnceLock<Library> = OnceLock::new();
     let library = match OPENED.get() {
@@ -149,7 +160,18 @@ fn open_library(path: &Path) -> Result<Arc<dyn Backend>> {
     // SAFETY: the builds are equal, so both sides have one definition of the types that cross here.
     let backend: Symbol<BackendFunction> =
         unsafe { library.get(b"rust_host_torch_backend") }.map_err(|_| other("has no backend".into()))?;
-    backend()
+    backend(interrupt::questions())
+}
+
+/// Loads a library for good, and what it needs, for those that are loaded later and ask for it by its name.
+///
+/// # Errors
+/// `Unavailable` if it cannot be loaded.
+pub fn keep_loaded(path: &Path) -> Result<()> {
+    // SAFETY: for libraries of libtorch, whose initialisers may run on any thread and run once; it is never closed.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.map_err(|e| refused(path, &e))?;
+    std::mem::forget(library);
+    Ok(())
 }
 
 /// The dynamic loader's text as a sentence: `file: reason` or `file: undefined symbol: name`.
@@ -175,15 +197,18 @@ mod tests {
     fn a_missing_backend_is_named_with_both_places() {
         let folder = tempfile::tempdir().unwrap();
         let e = find_backend_near(folder.path()).unwrap_err();
-        assert!(e.message.contains(&folder.path().join(BACKEND).display().to_string()) && e.message.contains("../lib"));
+        assert!(
+            e.message.contains(&folder.path().join(TORCH_LIBRARY).display().to_string())
+                && e.message.contains("../lib")
+        );
     }
 
     #[test]
     fn a_file_that_is_no_library_is_a_sentence() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(BACKEND);
+        let path = folder.path().join(TORCH_LIBRARY);
         std::fs::write(&path, "no library").unwrap();
-        let e = open_library(&path).err().unwrap();
+        let e = open_torch(&path).err().unwrap();
         assert!(e.message.contains("cannot be loaded") && e.message.lines().count() == 1, "{e}");
     }
 }

@@ -8,14 +8,8 @@ Arrays go in without a copy (NumPy, torch, anything with ``__dlpack__``) and com
 tensors with ``to="torch"``. The GIL is released while the model runs. Errors derive from `rust_host.Error`.
 """
 
-from pathlib import Path as _Path
-
-from rust_host import _torch
-
-_torch.prepare(_Path(__file__).resolve().parent)
-
-from rust_host._native import Mapped, Model, Verdict, set_threads, threads  # noqa: E402
-from rust_host.errors import (  # noqa: E402
+from rust_host._native import Mapped, Model, Verdict, set_threads, threads
+from rust_host.errors import (
     Error,
     FailedError,
     InternalError,

@@ -33,6 +33,7 @@ thread_local! {
 
 /// Has Python call [`end`] before it takes itself apart, and the others around `os.fork`.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    rust_host_compiled::watch_forks();
     let py = module.py();
     py.import("atexit")?.call_method1("register", (wrap_pyfunction!(end, module)?,))?;
     let around_a_fork = PyDict::new(py);

@@ -1,7 +1,8 @@
-//! The module `rust_host._native`: the engine and its torch backend as Python sees them. Conversion only: a file a Python
+//! The module `rust_host._native`: the engine as Python sees it. Conversion only: a file a Python
 //! type, and every rule lives in the engine.
 
 mod array;
+mod backends;
 mod calls;
 mod command;
 mod error;
@@ -18,7 +19,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, map::Mapped, model::Model, threads::set_threads, threads::threads, verdict::Verdict};
+    use super::{command::main, map::Mapped, model::Model, threads::in_force, threads::set_threads, verdict::Verdict};
     use pyo3::prelude::*;
 
     #[pymodule_init]

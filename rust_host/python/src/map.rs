@@ -3,7 +3,10 @@
 
 mod capsule;
 
-use crate::error::{invalid_input, to_py};
+use crate::{
+    error::{invalid_input, to_py},
+    threads,
+};
 use pyo3::{prelude::*, types::PyCapsule};
 use rust_host_engine::Model;
 use rust_host_tables::{self as tables, OnError};
@@ -27,9 +30,9 @@ pub(crate) fn map(model: &Model, table: &Bound<'_, PyAny>, on_error: &str, top_k
         other => return Err(invalid_input(py, format!("unknown `on_error` `{other}`, expected stop or null"))),
     };
     let table = capsule::read(table)?;
-    let map = || {
+    let map = || -> rust_host_engine::Result<_> {
         // Cores that the model's operators leave alone prepare rows meanwhile. Between calls the others' threads spin.
-        let threads = rust_host_torch::backend()?.threads();
+        let threads = threads::in_force();
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         tables::map(model, &table.schema, table.batches, on_error, top_k, cores.saturating_sub(threads))
     };

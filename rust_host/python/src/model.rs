@@ -2,7 +2,7 @@
 //! pass runs without the GIL.
 
 use crate::{
-    command::Linked,
+    backends::Installed,
     error::{guarded, invalid_input, to_py},
     map::{self, Mapped},
     signal, threads,
@@ -95,7 +95,7 @@ impl Model {
                 let found = host_settings::read(file.parent().unwrap_or(Path::new("")))?;
                 let tuned = found.of(&file);
                 let archive = Archive::open_signed(&file, policy.signed_by.as_ref())?;
-                let backend = Linked.open(archive.platform())?;
+                let backend = Installed.open(archive.platform())?;
                 let at_once = threads::settle(&*backend, tuned);
                 let model = Engine::from_archive(archive, &*backend, device, &policy)?;
                 let model = match &method {

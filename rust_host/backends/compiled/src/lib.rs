@@ -42,8 +42,9 @@ pub fn backend(libtorch: impl Fn() -> Result<PathBuf> + Send + Sync + 'static) -
     Arc::new(Compiled { libtorch: Box::new(libtorch) })
 }
 
-/// Has every forked child say that it is one, or each call would ask the kernel for the number of its process, four times.
-fn watch_forks() {
+/// Has every forked child say that it is one, or each call would ask the kernel for the number of its process, twice for
+/// TorchScript and four times for a package. [`backend`] does it.
+pub fn watch_forks() {
     static ONCE: Once = Once::new();
     extern "C" fn forked() {
         process::forked();

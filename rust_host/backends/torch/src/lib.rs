@@ -1,8 +1,7 @@
 //! TorchScript through tch and libtorch, on the processor and on CUDA.
 //!
-//! tch gives tensors' ownership, devices and threads; the shim in `csrc/` gives what tch does not reach. Built as `rlib` for
-//! the wheel, and as `cdylib` for the binary, which opens it when a model needs it: libtorch's start-up costs 50 to 190 ms,
-//! and without it `--help`, `info` and `doctor` answer at once, also where libtorch is missing.
+//! tch gives tensors' ownership, devices and threads; the shim in `csrc/` gives what tch does not reach. Binary and wheel open
+//! it at need, as the library of the crate beside this one.
 #![expect(
     unsafe_code,
     reason = "the wall towards libtorch: ffi.rs, shim.rs and convert.rs, each block with its SAFETY line"
@@ -15,8 +14,7 @@ mod gpu;
 mod shim;
 
 use rust_host_engine::{
-    Archive, BUILD, Backend, Bytes, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance,
-    Value,
+    Archive, Backend, Bytes, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance, Value,
 };
 use std::{
     panic::{self, AssertUnwindSafe},
@@ -38,20 +36,6 @@ pub fn backend() -> Result<Arc<dyn Backend>> {
     static READY: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     READY.get_or_init(|| shim::initialise().map_err(|e| e.message)).clone().map_err(Error::unavailable)?;
     Ok(Arc::new(Torch))
-}
-
-/// What `librust_host_torch.so` was built from; its opener compares before it calls anything else.
-// SAFETY: the name is used nowhere else.
-#[unsafe(no_mangle)]
-pub fn rust_host_torch_build() -> &'static str {
-    BUILD
-}
-
-/// [`backend`], under a name that can be looked up.
-// SAFETY: the name is used nowhere else.
-#[unsafe(no_mangle)]
-pub fn rust_host_torch_backend() -> Result<Arc<dyn Backend>> {
-    backend()
 }
 
 struct Torch;
@@ -152,7 +136,7 @@ impl Program for TorchProgram {
 
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
         let module = self.module()?;
-        // The binary opens this library with a standard library of its own: a panic must not cross.
+        // Its opener has a standard library of its own: a panic must not cross.
         panic::catch_unwind(AssertUnwindSafe(|| module.run(method, arguments)))
             .unwrap_or_else(|_| Err(Error::internal("the backend panicked")))
     }

@@ -304,9 +304,12 @@ pub(crate) fn doctor(report: &Report, as_json: bool) -> Answer {
             }
         }
     }
-    let usable = |problem: Option<&rust_host_engine::Error>| if problem.is_none() { "yes" } else { "no" };
-    row("TorchScript", usable(report.problem.as_ref()).to_owned());
-    row("compiled", usable(report.problem.as_ref()).to_owned());
+    let (torchscript, compiled) = match &report.problem {
+        None => ("yes", "yes"),
+        Some(_) => ("no", "packages that run without libtorch"),
+    };
+    row("TorchScript", torchscript.to_owned());
+    row("compiled", compiled.to_owned());
     row(
         "ONNX",
         report.onnx.as_ref().map_or_else(|e| format!("no: {}", e.message), |library| format!("yes, {library}")),

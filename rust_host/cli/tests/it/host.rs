@@ -1,4 +1,4 @@
-//! Starts the binary. `cargo test` builds `librust_host_torch.so` as a dependency, into `deps/`; both are linked into one
+//! Starts the binary. `cargo test` builds `librust_host_torch_library.so` as a dependency, into `deps/`; both are linked into one
 //! folder, as a bundle has them.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub const BACKEND: &str = "librust_host_torch.so";
+pub const BACKEND: &str = "librust_host_torch_library.so";
 
 /// The binary, with its backend beside it.
 pub fn binary() -> &'static Path {
