@@ -2,6 +2,7 @@
 //! threads. No libtorch, and none of its names: a package's own references are given ours when it is opened ([`symbols`]), so
 //! that both can be in one process.
 
+mod layout;
 mod memory;
 pub(crate) mod symbols;
 pub(crate) mod tensor;

@@ -1,7 +1,7 @@
 //! Tensors as torch's C interface has them (`torch/csrc/inductor/aoti_torch/c/shim.h`): handles over memory that views share.
 //! Every function gives 0, or 1 where it cannot do what it is asked for.
 
-use super::memory::Block;
+use super::{layout, memory::Block};
 use rust_host_engine::Datatype;
 use std::{
     ffi::c_void,
@@ -91,14 +91,33 @@ impl Tensor {
         self.sizes().iter().product()
     }
 
-    /// Row-major and without gaps.
-    fn is_contiguous(&self) -> bool {
-        let mut expected = 1;
-        self.sizes().iter().zip(self.strides()).rev().all(|(&size, &stride)| {
-            let fits = size == 1 || stride == expected;
-            expected *= size;
-            fits
-        }) || self.elements() == 0
+    /// A copy of the same memory, gaps included.
+    fn copy_of_memory(&self) -> Option<Self> {
+        let bytes = span(self.sizes(), self.strides(), self.item)?;
+        let storage = Storage::new(bytes)?;
+        // SAFETY: from its first element to its last the tensor's memory is its own, and the new one's is as long.
+        unsafe { ptr::copy_nonoverlapping(self.data(), storage.start, bytes) };
+        Self::new(storage, 0, self.datatype, self.sizes(), self.strides())
+    }
+
+    /// A copy of the elements that lies as torch's does: [`layout::of_copy`].
+    fn copy_of_elements(&self) -> Option<Self> {
+        if layout::is_dense(self.sizes(), self.strides()) {
+            return self.copy_of_memory();
+        }
+        let strides = layout::of_copy(self.sizes(), self.strides());
+        let storage = Storage::new(span(self.sizes(), &strides, self.item)?)?;
+        let copy = Self::new(storage, 0, self.datatype, self.sizes(), &strides)?;
+        layout::each(self.sizes(), self.strides(), &strides, &mut |from, to| {
+            // SAFETY: an element of both tensors, each within its memory.
+            unsafe { ptr::copy_nonoverlapping(self.element(from), copy.element(to), self.item) };
+        });
+        Some(copy)
+    }
+
+    /// The element at that distance from the first one.
+    fn element(&self, distance: i64) -> *mut u8 {
+        self.data().wrapping_offset(distance as isize * self.item as isize)
     }
 
     /// The same memory, seen with other sizes.
@@ -247,29 +266,23 @@ interface! {
         give(tensor.as_ref().and_then(view), made)
     }
 
-    /// A copy that lies as the original does.
+    /// A copy without gaps.
     "rhost_aoti_clone" fn clone(tensor: Handle, made: *mut Handle) -> i32 {
-        let copy = |t: &Tensor| {
-            let bytes = span(t.sizes(), t.strides(), t.item)?;
-            let storage = Storage::new(bytes)?;
-            ptr::copy_nonoverlapping(t.data(), storage.start, bytes);
-            Tensor::new(storage, 0, t.datatype, t.sizes(), t.strides())
-        };
-        give(tensor.as_ref().and_then(copy), made)
+        give(tensor.as_ref().and_then(Tensor::copy_of_elements), made)
     }
 
+    /// A copy that lies as the original does.
     "rhost_aoti_clone_preserve_strides" fn clone_preserve_strides(tensor: Handle, made: *mut Handle) -> i32 {
-        clone(tensor, made)
+        give(tensor.as_ref().and_then(Tensor::copy_of_memory), made)
     }
 
     "rhost_aoti_zero_" fn zero_(tensor: Handle) -> i32 {
-        match tensor.as_ref().filter(|t| t.is_contiguous()) {
-            Some(t) => {
-                t.data().write_bytes(0, span(t.sizes(), t.strides(), t.item).unwrap_or_default());
-                DONE
-            }
-            None => FAILED,
+        let Some(t) = tensor.as_ref() else { return FAILED };
+        match layout::is_dense(t.sizes(), t.strides()) {
+            true => t.data().write_bytes(0, span(t.sizes(), t.strides(), t.item).unwrap_or_default()),
+            false => layout::each(t.sizes(), t.strides(), t.strides(), &mut |at, _| t.element(at).write_bytes(0, t.item)),
         }
+        DONE
     }
 
     "rhost_aoti_get_data_ptr" fn get_data_ptr(tensor: Handle, place: *mut *mut c_void) -> i32 {
@@ -316,7 +329,7 @@ interface! {
         tell(tensor, place, |_| Some(layout_strided()))
     }
     "rhost_aoti_is_contiguous" fn is_contiguous(tensor: Handle, place: *mut bool) -> i32 {
-        tell(tensor, place, |t| Some(t.is_contiguous()))
+        tell(tensor, place, |t| Some(layout::is_contiguous(t.sizes(), t.strides())))
     }
     "rhost_aoti_is_defined" fn is_defined(tensor: Handle, place: *mut bool) -> i32 {
         tell(tensor, place, |_| Some(true))
@@ -371,11 +384,12 @@ pub(crate) extern "C" fn grad_mode_set_enabled(_enabled: bool) {}
 
 /// The only element of a tensor.
 macro_rules! items {
-    ($($export:literal $name:ident: $type:ty;)*) => {
+    ($($export:literal $name:ident: $type:ty, $datatype:ident;)*) => {
         $(#[unsafe(export_name = $export)]
         pub(crate) unsafe extern "C" fn $name(tensor: Handle, place: *mut $type) -> i32 {
             let first = |t: &Tensor| {
-                let data = NonNull::new(t.data().cast::<$type>()).filter(|_| t.item == size_of::<$type>() && t.elements() == 1)?;
+                let is_one = t.datatype == Datatype::$datatype.torch_code() && t.elements() == 1;
+                let data = NonNull::new(t.data().cast::<$type>()).filter(|_| is_one)?;
                 // SAFETY: one element of that size lies there.
                 Some(unsafe { data.read_unaligned() })
             };
@@ -386,14 +400,14 @@ macro_rules! items {
 }
 
 items! {
-    "rhost_aoti_item_bool" item_bool: u8;
-    "rhost_aoti_item_uint8" item_uint8: u8;
-    "rhost_aoti_item_int8" item_int8: i8;
-    "rhost_aoti_item_int16" item_int16: i16;
-    "rhost_aoti_item_int32" item_int32: i32;
-    "rhost_aoti_item_int64" item_int64: i64;
-    "rhost_aoti_item_float32" item_float32: f32;
-    "rhost_aoti_item_float64" item_float64: f64;
+    "rhost_aoti_item_bool" item_bool: u8, Bool;
+    "rhost_aoti_item_uint8" item_uint8: u8, Uint8;
+    "rhost_aoti_item_int8" item_int8: i8, Int8;
+    "rhost_aoti_item_int16" item_int16: i16, Int16;
+    "rhost_aoti_item_int32" item_int32: i32, Int32;
+    "rhost_aoti_item_int64" item_int64: i64, Int64;
+    "rhost_aoti_item_float32" item_float32: f32, Fp32;
+    "rhost_aoti_item_float64" item_float64: f64, Fp64;
 }
 
 #[cfg(test)]
