@@ -211,7 +211,11 @@ def workers_of(name: str, threads: int, skipped: dict[str, dict[str, str]]) -> l
 
 
 def files(names: list[str]) -> dict[str, str]:
-    """Writes what is not there yet. Returns why models have no `.pt2`; the first tells whether this host reads any."""
+    """Writes what is not there, and packages that are older than the export. Returns why models have no `.pt2`; the
+    first tells whether this host reads any.
+    """
+    sources = [path for path in (TOP / "py_authoring/export").rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    exported_by = max(source.stat().st_mtime for source in sources)
     for name in {"mlp": None} | dict.fromkeys(names):
         if not (folder_of(name) / "model.onnx").exists():
             say(f"exporting {name} …")
@@ -220,7 +224,7 @@ def files(names: list[str]) -> dict[str, str]:
     for name in {"mlp": None} | dict.fromkeys(names):
         path = folder_of(name) / "model.pt2"
         try:
-            if not path.exists():
+            if not path.exists() or path.stat().st_mtime < exported_by:
                 say(f"compiling {name} ahead of time …")
                 run([PYTHON, HERE / "engine.py", "package", name, folder_of(name)])
             run([BINARY, "info", path])

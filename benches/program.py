@@ -77,7 +77,8 @@ def ways(name: str, folder: Path) -> dict[str, tuple[list[str | Path], int]]:
     np.save(x, np.random.default_rng(0).random((1, *SHAPES[name]), np.float32))
     program = folder / name
     subprocess.run([BINARY, "build", package / "model.pt2", "-o", program], check=True, stdout=subprocess.DEVNULL)
-    torch, numpy, onnx = PACKAGES / "torch", PACKAGES / "numpy", package / "model.onnx"
+    torch, onnx = PACKAGES / "torch", package / "model.onnx"
+    numpy = (PACKAGES / "numpy", PACKAGES / "numpy.libs")
     lib = [torch / "lib" / file for file in LIBTORCH if (torch / "lib" / file).exists()]
     words = {"benches": str(ROOT / "benches"), "name": name, "x": str(x), "model": str(onnx)}
     words["package"] = str(package / "model.pt2")
@@ -90,13 +91,13 @@ def ways(name: str, folder: Path) -> dict[str, tuple[list[str | Path], int]]:
         ),
         "Python, wheel": (
             [*python, WHEEL.format(**words)],
-            size(PACKAGES / "rust_host", numpy, package / "model.pt2"),
+            size(PACKAGES / "rust_host", PACKAGES / "rust_host.libs", *numpy, package / "model.pt2"),
         ),
-        "Python, torch": ([*python, EAGER.format(**words)], size(torch, numpy)),
+        "Python, torch": ([*python, EAGER.format(**words)], size(torch, *numpy)),
     }
     if all(importlib.util.find_spec(each) for each in ("onnxruntime", "onnxscript")):
         engine.files(name, package)
-        size_of_all = size(PACKAGES / "onnxruntime", numpy, onnx)
+        size_of_all = size(PACKAGES / "onnxruntime", *numpy, onnx)
         found["Python, ONNX Runtime"] = ([*python, ONNX.format(**words)], size_of_all)
     return found
 

@@ -68,7 +68,7 @@ BOUNDED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"
 def example() -> Path:
     """The program in rust_host/loader/examples, built, with the backend where it looks for it."""
     build = ["cargo", "build", "--release", "--locked", "--quiet"]
-    subprocess.run([*build, "-p", "rust-host-torch"], cwd=TOP, check=True)
+    subprocess.run([*build, "-p", "rust-host-torch-library"], cwd=TOP, check=True)
     subprocess.run([*build, "-p", "rust-host-loader", "--example", "soak"], cwd=TOP, check=True)
     program = TOP / "target/release/examples/soak"
     backend = program.parent / "librust_host_torch_library.so"

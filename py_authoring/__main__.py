@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from py_authoring.cli import main as command_line
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == __package__:
+        if not error.name or "." in error.name:  # a part of a package that is there
             raise
         sys.exit(f"error: the package `{error.name}` is not installed\nhint: `pip install 'rust-host[authoring]'`")
     command_line()

@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _unexpected(error: Exception) -> AuthoringError:
     """A package that is not installed, or a mistake of ours, in a sentence."""
-    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if name not in ("", "py_authoring"):
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    if name and "." not in name:  # with one it is a part of a package that is there
         return AuthoringError(f"the package `{name}` is not installed", hint="`pip install 'rust-host[authoring]'`")
     text = (str(error).strip() or "no message").splitlines()[0]
     return AuthoringError(

@@ -25,7 +25,7 @@ from torch._inductor.exc import CppCompileError
 
 from py_authoring.contract import CONTRACT_FILE, GOLDEN_FILE, Contract
 from py_authoring.errors import AuthoringError, UnavailableError, WriteError
-from py_authoring.export import checked_loops, elf, kernels, linking, program
+from py_authoring.export import checked_loops, elf, in_place, kernels, linking, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.operators import Need, needs_of, watch_operators
 from py_authoring.export.processors import Processor, find_processor, generating_for
@@ -218,7 +218,8 @@ def compile_program(
                         kernels.compile_kernel(kernel, compiler, machine, Path(folder), small) for kernel in used
                     ]
                     options = options | {"aot_inductor.custom_ops_to_c_shims": kernels.c_functions(used)}
-            options = _OPTIONS | options | {"cpp.cxx": (None, str(linking.wrapped(compiler, Path(folder), objects)))}
+            wrapped = linking.wrapped(compiler, Path(folder), objects, in_place.header_in_place(Path(folder)))
+            options = _OPTIONS | options | {"cpp.cxx": (None, str(wrapped))}
             with _generated_products(), checked_loops.on_one_thread(), generating_for(processor):
                 made: Any = torch._inductor.aot_compile(module, (), dict(inputs), options=options)
         finally:

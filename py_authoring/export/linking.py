@@ -38,11 +38,11 @@ case " $* " in
   done
   set -- "$@" {objects} {options} ;;
 esac
-exec {compiler} {maps} "$@" -s
+exec {compiler} {first} "$@" -s
 """
 
 
-def wrapped(compiler: str, folder: Path, objects: Sequence[Path]) -> Path:
+def wrapped(compiler: str, folder: Path, objects: Sequence[Path], headers: Path | None = None) -> Path:
     """A g++ for torch's code generator, which links as above.
 
     `__FILE__` in torch's headers would carry this machine's paths into the library, which the script replaces.
@@ -51,18 +51,20 @@ def wrapped(compiler: str, folder: Path, objects: Sequence[Path]) -> Path:
         compiler: path of g++.
         folder: where the script goes, and where the generator works.
         objects: of our own kernels and `SOURCES`.
+        headers: an include folder to be searched before torch's.
     """
     exported = folder / "exported.map"
     exported.write_text(_EXPORTED)
     script = folder / "bin" / "g++"
     script.parent.mkdir()
     maps = {str(Path(torch.__file__).parent): "torch", os.path.realpath(folder): ".", str(folder): "."}
+    first = [f"-ffile-prefix-map={old}={new}" for old, new in maps.items()] + [f"-I{headers}"] * (headers is not None)
     script.write_text(
         _SCRIPT.format(
             objects=shlex.join(map(str, objects)),
             options=shlex.join([*_STATIC, f"-Wl,--version-script={exported}"]),
             compiler=shlex.quote(compiler),
-            maps=shlex.join(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
+            first=shlex.join(first),
         )
     )
     script.chmod(script.stat().st_mode | stat.S_IXUSR)

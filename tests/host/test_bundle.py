@@ -27,7 +27,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     archive.unlink()
     (folder,) = (work / "elsewhere").iterdir()
     # `make dist` builds with RUST_HOST_BUNDLE=1, which leaves the virtual environment out of the library's search path.
-    # A second build for the tests would take a minute, so here the path is blanked in the file.
+    # A second build would put another library under the other tests, so here the path is blanked in the file.
     library = folder / "lib/librust_host_torch_library.so"
     venv = str(Path(torch.__file__).parent / "lib").encode()
     library.write_bytes(library.read_bytes().replace(venv, b"/nowhere".ljust(len(venv), b"/")))

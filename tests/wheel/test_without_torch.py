@@ -21,7 +21,8 @@ def bare(tmp_path):
     site.mkdir()
     numpy = Path(np.__file__).parent
     ours = Path(rust_host.__file__).parent
-    for package in (numpy, numpy.with_name("numpy.libs"), ours, ours.with_name("py_authoring")):
+    others = [ours.with_name(name) for name in ("rust_host.libs", "py_authoring")]
+    for package in (numpy, numpy.with_name("numpy.libs"), ours, *others):
         (site / package.name).symlink_to(package)
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -57,6 +58,28 @@ def test_torchscript_says_what_it_needs(bare, compiled_digits):
         "rust_host.errors.UnavailableError: libtorch 2.13.0 was not found: torch is not installed",
         "hint: `pip install torch==2.13.0`, or take a compiled package that runs without it",
     ]
+
+
+def test_a_wheel_that_is_not_whole_says_what_is_missing(bare, compiled_digits, tmp_path):
+    (tmp_path / "site/rust_host.libs").unlink()
+    ran = bare("-c", "import sys, rust_host; rust_host.Model(sys.argv[1])", compiled_digits.with_name("model.pt"))
+    missing, hint = ran.stderr.splitlines()[-2:]
+    assert f"`{tmp_path}/site/rust_host.libs/librust_host_torch_library.so` is missing" in missing
+    assert "pip install --force-reinstall" in hint
+    doctor = bare("-m", "rust_host", "doctor")
+    assert doctor.returncode == 1 and "is missing" in doctor.stdout
+
+
+def test_who_asks_for_the_threads_before_a_fork_leaves_them_to_the_child(bare):
+    code = """
+import os, rust_host
+rust_host.threads()
+if os.fork() == 0:
+    rust_host.set_threads(2)
+    os._exit(rust_host.threads())
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert bare("-c", code).stdout == "2\n"
 
 
 def test_the_command_does_without_torch_too(bare, compiled_digits):

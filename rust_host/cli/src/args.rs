@@ -2,7 +2,7 @@
 //! clap.
 
 use crate::{
-    commands::{bench, run, tables, tune},
+    commands::{bench, build, run, tables, tune},
     worker::{Confinement, Sandbox},
 };
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind as Clap};
@@ -24,7 +24,7 @@ pub(crate) enum Parsed {
     Verify(PathBuf, DeviceRequest, Policy, Confinement, bool),
     Bench(bench::Settings, bool),
     Tune(tune::Settings, bool),
-    Build(PathBuf, PathBuf, Policy, bool),
+    Build(build::Settings, bool),
     Doctor(bool),
 }
 
@@ -290,6 +290,9 @@ struct BuildArgs {
     /// The program to write
     #[arg(long, short = 'o', value_name = "FILE")]
     output: PathBuf,
+    /// For a model that calls operators of libtorch: make FILE a folder with the program and libtorch (450 MB) in it
+    #[arg(long)]
+    with_libtorch: bool,
     /// Open the compiled code of the file with this SHA-256; only for a file that you trust
     #[arg(long, value_name = "SHA256", value_parser = sha256)]
     trust: Vec<String>,
@@ -432,7 +435,8 @@ fn settle(command: Command) -> Result<Parsed> {
         Command::Build(b) => {
             let wanted = Some(Platform::Compiled).filter(|_| b.file.is_dir());
             let policy = Policy { trusted: b.trust, signed_by: b.signed.settle()?, ..Policy::default() };
-            Parsed::Build(versions::file(&b.file, wanted)?, b.output, policy, b.json)
+            let file = versions::file(&b.file, wanted)?;
+            Parsed::Build(build::Settings { file, output: b.output, policy, with_libtorch: b.with_libtorch }, b.json)
         }
         Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
             file: r.file.settle()?,

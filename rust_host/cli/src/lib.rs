@@ -1,7 +1,7 @@
 //! The command line `rust-host`: parse → settle → do → print.
 //!
 //! `args` parses (and alone knows clap), `commands` do the work on plain values, `output` prints what came out of it, errors
-//! included. The binary passes a loader that opens libtorch at need, the wheel its linked backend.
+//! included. Binary and wheel open libtorch at need, each where it finds it.
 
 mod args;
 mod commands;
@@ -53,9 +53,7 @@ fn answer_here(parsed: args::Parsed, backends: &dyn Backends) -> Result<output::
         }
         args::Parsed::Bench(settings, json) => Ok(output::bench(&commands::bench::bench(&settings, backends)?, json)),
         args::Parsed::Tune(settings, json) => Ok(output::tune(commands::tune::tune(&settings, backends)?, json)),
-        args::Parsed::Build(package, output, policy, json) => {
-            Ok(output::build(&commands::build::build(&package, &output, &policy)?, json))
-        }
+        args::Parsed::Build(settings, json) => Ok(output::build(&commands::build::build(&settings, backends)?, json)),
         args::Parsed::Doctor(json) => Ok(output::doctor(&commands::doctor::doctor(backends), json)),
     }
 }

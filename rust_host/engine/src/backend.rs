@@ -120,7 +120,7 @@ pub trait Program: Send + Sync {
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value>;
 }
 
-/// Where a door gets its backend from: the binary opens a library at need, the wheel is linked with it.
+/// Where a door gets its backend from: binary and wheel open a library at need, each where it finds it.
 pub trait Backends: Sync {
     /// The backend for files of that kind; the first call may take as long as loading libtorch does.
     ///

@@ -1,8 +1,8 @@
-//! Reads from a shared library where the dynamic loader would look for its libraries, without loading it.
+//! Reads from a shared library which others it needs and where the dynamic loader would look for them, without loading it.
 
 use object::{
     Endianness,
-    elf::{DT_RPATH, DT_RUNPATH, FileHeader64},
+    elf::{DT_NEEDED, DT_RPATH, DT_RUNPATH, FileHeader64},
     read::{
         ReadCache,
         elf::{Dyn, FileHeader, SectionHeader},
@@ -17,7 +17,7 @@ use std::{
 /// if it has none or is no 64-bit ELF file.
 pub(crate) fn run_path(library: &Path) -> Vec<PathBuf> {
     let origin = library.parent().unwrap_or(Path::new("."));
-    let text = read(library).unwrap_or_default();
+    let text = texts(library, DT_RUNPATH).or_else(|| texts(library, DT_RPATH)).unwrap_or_default().join(":");
     let folders = text.split(':').filter(|f| !f.is_empty());
     folders.map(|f| replace_origin(f, origin)).collect()
 }
@@ -31,8 +31,13 @@ fn replace_origin(folder: &str, origin: &Path) -> PathBuf {
     PathBuf::from(folder)
 }
 
-/// The raw text of RUNPATH, colons and all. Only the pages that are needed are read.
-fn read(library: &Path) -> Option<String> {
+/// The names of the libraries that it asks for; empty if it is no 64-bit ELF file.
+pub(crate) fn needed(library: &Path) -> Vec<String> {
+    texts(library, DT_NEEDED).unwrap_or_default()
+}
+
+/// The texts of all entries of that tag, of which there is at least one. Only the pages that are needed are read.
+fn texts(library: &Path, tag: i64) -> Option<Vec<String>> {
     let file = ReadCache::new(File::open(library).ok()?);
     let header = FileHeader64::<Endianness>::parse(&file).ok()?;
     let endian = header.endian().ok()?;
@@ -40,11 +45,9 @@ fn read(library: &Path) -> Option<String> {
     let (entries, link) = sections.dynamic(endian, &file).ok()??;
     let strings = sections.section(link).ok()?;
     let strings = strings.strings(endian, &file).ok()??;
-    let of = |tag| {
-        let entry = entries.iter().find(|e| e.tag(endian) == tag)?;
-        String::from_utf8(entry.string(endian, strings).ok()?.to_vec()).ok()
-    };
-    of(DT_RUNPATH).or_else(|| of(DT_RPATH))
+    let of_tag = entries.iter().filter(|e| e.tag(endian) == tag);
+    let texts = of_tag.map(|e| String::from_utf8(e.string(endian, strings).ok()?.to_vec()).ok());
+    texts.collect::<Option<Vec<String>>>().filter(|texts| !texts.is_empty())
 }
 
 #[cfg(test)]
@@ -64,5 +67,11 @@ mod tests {
         let file = folder.path().join("x.so");
         std::fs::write(&file, b"\x7fELF\x02\x01\x01 cut off").unwrap();
         assert!(run_path(&file).is_empty() && run_path(Path::new("/nowhere.so")).is_empty());
+        assert!(needed(&file).is_empty());
+    }
+
+    #[test]
+    fn this_program_needs_the_c_library() {
+        assert!(needed(&std::env::current_exe().unwrap()).iter().any(|name| name == "libc.so.6"));
     }
 }

@@ -8,11 +8,13 @@
     reason = "dlopen and the two symbols of our own library, in open_torch and keep_loaded; the environment, in environment.rs; the heap, in heap.rs"
 )]
 
+mod closure;
 mod elf;
 mod environment;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod heap;
 
+pub use closure::libraries_of;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use rust_host_engine::{
     BUILD, Backend, Backends, Error, Platform, Result,
@@ -37,7 +39,9 @@ pub struct Loader;
 impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
         match platform {
-            Platform::TorchScript => open_torch(&checked()?.0),
+            Platform::TorchScript => {
+                open_torch(&checked()?.0, "take both files from one build: `cargo build --release`")
+            }
             Platform::Compiled => {
                 Ok(rust_host_compiled::backend(|| Ok(checked()?.1.path.unwrap_or_else(|| LIBTORCH.into()))))
             }
@@ -131,11 +135,12 @@ fn look_for_libtorch(library: &Path) -> LibtorchLocation {
 type BuildFunction = fn() -> &'static str;
 type BackendFunction = fn(Questions) -> Result<Arc<dyn Backend>>;
 
-/// The backend in that file, which stays open. A libtorch that is in the process already is the one that it gets.
+/// The backend in that file, which stays open. A libtorch that is in the process already is the one that it gets. `remedy` is what
+/// to do where program and file are of two builds.
 ///
 /// # Errors
 /// `Unavailable` if the file is not there, of another build than this program, or libtorch does not fit it.
-pub fn open_torch(path: &Path) -> Result<Arc<dyn Backend>> {
+pub fn open_torch(path: &Path, remedy: &str) -> Result<Arc<dyn Backend>> {
     // Kept for ever: the backend's code lies in it, and libtorch cannot be unloaded.
     static OPENED: OnceLock<Library> = OnceLock::new();
     let library = match OPENED.get() {
@@ -148,8 +153,7 @@ pub fn open_torch(path: &Path) -> Result<Arc<dyn Backend>> {
         }
     };
     let other = |what: String| {
-        Error::unavailable(format!("`{}` {what}, this program is of the build `{BUILD}`", path.display()))
-            .hint("take both files from one build: `cargo build --release`")
+        Error::unavailable(format!("`{}` {what}, this program is of the build `{BUILD}`", path.display())).hint(remedy)
     };
     // SAFETY: the symbol is a function of this type in every build, which is why it is asked before the other one.
     let build: Symbol<BuildFunction> =
@@ -208,7 +212,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(TORCH_LIBRARY);
         std::fs::write(&path, "no library").unwrap();
-        let e = open_torch(&path).err().unwrap();
+        let e = open_torch(&path, "").err().unwrap();
         assert!(e.message.contains("cannot be loaded") && e.message.lines().count() == 1, "{e}");
     }
 }

@@ -98,7 +98,19 @@ fn verify(archive: Archive, contract: &Contract, said: &Words) -> Result<Verifie
 }
 
 fn backend() -> Arc<dyn Backend> {
-    rust_host_compiled::backend(|| Err(Error::unavailable("a program carries no libtorch")))
+    rust_host_compiled::backend(libtorch)
+}
+
+/// Beside the program, where `rust-host build --with-libtorch` puts it for a model that needs it.
+fn libtorch() -> Result<PathBuf> {
+    let program = env::current_exe()
+        .map_err(|e| Error::unavailable(format!("the path of the running program cannot be found: {e}")))?;
+    let library = program.with_file_name("libtorch_cpu.so");
+    match library.is_file() {
+        true => Ok(library),
+        false => Err(Error::unavailable(format!("there is no `{}`", library.display()))
+            .hint("the folder that `rust-host build --with-libtorch` wrote has to stay together")),
+    }
 }
 
 fn open(archive: Archive, said: &Words, backend: &Arc<dyn Backend>) -> Result<Model> {

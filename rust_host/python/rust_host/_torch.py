@@ -11,7 +11,7 @@ from pathlib import Path
 
 def own_libraries() -> Path:
     """The folder of the library that is linked to libtorch: beside this package, in which it would be a module."""
-    return Path(__file__).resolve().parent.with_name("rust_host.libs")
+    return Path(__file__).parent.with_name("rust_host.libs")
 
 
 def libraries() -> Path | None:

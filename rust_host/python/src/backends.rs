@@ -32,6 +32,7 @@ impl Backends for Installed {
 
     /// Where somebody has loaded it from; else in the package `torch` that an import would find.
     fn locate(&self) -> Result<LibtorchLocation> {
+        torch_library()?;
         let loaded = loaded(LIBTORCH);
         let folder = match loaded.as_deref().and_then(|p| p.parent()) {
             Some(folder) => Some(folder.to_owned()),
@@ -54,6 +55,13 @@ pub(crate) fn opened_torch() -> Option<&'static Arc<dyn Backend>> {
     TORCH.get()
 }
 
+/// Where somebody has loaded libtorch, its number of threads is the process's: whoever asks for or sets that means it too.
+pub(crate) fn open_torch_that_is_loaded() {
+    if opened_torch().is_none() && loaded(LIBTORCH).is_some() {
+        let _one_that_does_not_fit = torch();
+    }
+}
+
 /// The backend for compiled packages.
 pub(crate) fn compiled() -> Arc<dyn Backend> {
     rust_host_compiled::backend(libtorch)
@@ -63,13 +71,26 @@ fn torch() -> Result<Arc<dyn Backend>> {
     if let Some(backend) = opened_torch() {
         return Ok(backend.clone());
     }
-    let library = Python::attach(|py| from_python(py, "own_libraries")).map_err(|e| not_found(&e))?.unwrap_or_default();
+    let library = torch_library()?;
     // Before the library that wants it: that finds it by its name wherever the two are installed.
     keep_loaded(&libtorch()?)?;
-    let backend = open_torch(&library.join(TORCH_LIBRARY))?;
+    let backend = open_torch(&library, REMEDY)?;
     let backend = TORCH.get_or_init(|| backend);
     threads::pass_on(&**backend);
     Ok(backend.clone())
+}
+
+/// What is to be done where the wheel's own files do not fit together, or were replaced while this process runs.
+const REMEDY: &str = "`pip install --force-reinstall --no-deps rust-host`, and start Python again";
+
+/// The library of the wheel that is linked to libtorch.
+fn torch_library() -> Result<PathBuf> {
+    let folder = Python::attach(|py| from_python(py, "own_libraries")).map_err(|e| not_found(&e))?;
+    let library = folder.unwrap_or_default().join(TORCH_LIBRARY);
+    match library.is_file() {
+        true => Ok(library),
+        false => Err(Error::unavailable(format!("the wheel's `{}` is missing", library.display())).hint(REMEDY)),
+    }
 }
 
 /// `libtorch_cpu.so` of the right version.

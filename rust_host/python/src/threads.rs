@@ -6,7 +6,8 @@ use pyo3::prelude::*;
 use rust_host_engine::{Backend, host_settings::HostSettings, threads as planned};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What the user chose; 0 before. Held while the number is passed on, or a libtorch that is loaded meanwhile would not hear of it.
+/// What the user chose; 0 before. Held while a number is passed on, so that the last one is in force everywhere, also in a libtorch
+/// that is loaded meanwhile.
 static CHOSEN: Mutex<usize> = Mutex::new(0);
 
 fn chosen() -> MutexGuard<'static, usize> {
@@ -16,8 +17,8 @@ fn chosen() -> MutexGuard<'static, usize> {
 /// Number of threads that one call may use inside its operators.
 #[pyfunction]
 pub(crate) fn set_threads(count: usize) {
+    backends::open_torch_that_is_loaded();
     let mut chosen = chosen();
-    // First, or a model that is being opened meanwhile would set another number afterwards.
     *chosen = count.max(1);
     if let Some(torch) = backends::opened_torch() {
         torch.set_threads(count);
@@ -38,6 +39,7 @@ pub(crate) fn pass_on(torch: &dyn Backend) {
 #[pyfunction]
 #[pyo3(name = "threads")]
 pub(crate) fn in_force() -> usize {
+    backends::open_torch_that_is_loaded();
     match backends::opened_torch() {
         Some(torch) => torch.threads(),
         None => backends::compiled().threads(),
@@ -46,7 +48,8 @@ pub(crate) fn in_force() -> usize {
 
 /// Before a model is opened. Says how many of its calls may run at once, where that was measured with the threads that it gets.
 pub(crate) fn settle(backend: &dyn Backend, tuned: Option<&HostSettings>) -> Option<usize> {
-    if *chosen() > 0 {
+    let chosen = chosen();
+    if *chosen > 0 {
         return None; // by `set_threads`, for every kind of file
     }
     let plan = planned::plan().count;

@@ -1,6 +1,5 @@
 //! The weights in a package's library, where a program has it mapped from its own file: they are not copied into the memory
-//! that the library is opened from, but mapped a second time, over the place that it has for them. And the memory that the code
-//! copies them into is taken in one piece. Of the 9 ms in which a program of 5 MB answered this was 4.
+//! that the library is opened from, but mapped a second time, over the place that it has for them. The code uses them there.
 
 use object::{
     Endianness,
@@ -13,7 +12,6 @@ use std::{
     io,
     ops::Range,
     os::fd::AsRawFd,
-    ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -24,8 +22,7 @@ const WORTH_IT: usize = 64 << 10;
 
 static ALONE: AtomicBool = AtomicBool::new(false);
 
-/// Says that this process is a program that opens one model, from its own file, which it has mapped shared, and ends. Its heap
-/// may then be the model's.
+/// Says that this process is a program that opens one model, from its own file, which it has mapped shared, and ends.
 pub fn one_model_from_own_file() {
     ALONE.store(true, Ordering::Relaxed);
 }
@@ -106,39 +103,10 @@ impl Pages {
     }
 }
 
-/// Has the heap ready for one block of that many bytes: the pages at once, and large ones, instead of one after another as they
-/// are first written to, which takes longer than the copy. Where it does not succeed, that is all that is lost.
-pub(crate) fn prepare_heap(bytes: usize) {
-    const LARGE_PAGE: usize = 2 << 20;
-    let limit = libc::c_int::try_from(bytes.saturating_mul(2)).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the limits are numbers; the block is used by nobody until it is given back, and only whole pages of it are named.
-    unsafe {
-        // Or a large block would lie outside the heap, and be given back to the kernel with it.
-        if libc::mallopt(libc::M_MMAP_THRESHOLD, limit) == 0 || libc::mallopt(libc::M_TRIM_THRESHOLD, limit) == 0 {
-            return;
-        }
-        let block = libc::malloc(bytes);
-        if block.is_null() {
-            return;
-        }
-        let (start, end) = (block.addr(), block.addr() + bytes);
-        let within = |size: usize| (start.next_multiple_of(size), end / size * size);
-        let (first, last) = within(LARGE_PAGE);
-        if first < last {
-            libc::madvise(ptr::with_exposed_provenance_mut(first), last - first, libc::MADV_HUGEPAGE);
-        }
-        let (first, last) = within(PAGE);
-        if first < last {
-            libc::madvise(ptr::with_exposed_provenance_mut(first), last - first, libc::MADV_POPULATE_WRITE);
-        }
-        libc::free(block);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{io::Write, slice};
+    use std::{io::Write, ptr, slice};
 
     /// Three pages, of the numbers 1, 2 and 3.
     fn pages() -> File {
@@ -171,13 +139,6 @@ mod tests {
             unsafe { of_last_two.restore(&file, base) }.unwrap();
             assert_eq!((library[0], library[PAGE], library[2 * PAGE]), (2, 3, 3));
         }
-    }
-
-    #[test]
-    fn a_heap_that_was_prepared_gives_memory_as_before() {
-        prepare_heap(5 << 20);
-        let block = vec![7u8; 5 << 20];
-        assert!(block.iter().all(|byte| *byte == 7));
     }
 
     #[test]

@@ -65,10 +65,19 @@ pub(crate) fn lacks(functions: &[String]) -> Vec<&str> {
     functions.iter().map(String::as_str).filter(|name| !own::answers(name)).collect()
 }
 
+static OWN: OnceLock<Host> = OnceLock::new();
+
 /// Our own functions.
 pub(crate) fn own() -> &'static Host {
-    static OWN: OnceLock<Host> = OnceLock::new();
     OWN.get_or_init(Host::own)
+}
+
+/// The number of threads for a call of theirs; whoever only asks does not make them this process's.
+pub(crate) fn threads_of_own(asked: Option<usize>) -> usize {
+    match OWN.get() {
+        Some(host) => host.threads(asked),
+        None => asked.unwrap_or_else(own::threads::usual),
+    }
 }
 
 /// libtorch of that path, its functions visible to every library that is opened later. It is never closed.

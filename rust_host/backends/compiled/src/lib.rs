@@ -70,6 +70,11 @@ fn threads() -> Option<usize> {
     Some(THREADS.load(Ordering::Relaxed)).filter(|count| *count > 0)
 }
 
+/// Those of its host's functions that a package calls and only libtorch has.
+pub fn of_libtorch<'p>(package: &'p Package<'_>) -> Vec<&'p str> {
+    [&package.operators, &package.parallel].into_iter().flat_map(|functions| host::lacks(functions)).collect()
+}
+
 struct Compiled {
     libtorch: Box<dyn Fn() -> Result<PathBuf> + Send + Sync>,
 }
@@ -77,11 +82,11 @@ struct Compiled {
 impl Compiled {
     /// Who answers that package's calls.
     fn host_for(&self, package: &Package<'_>) -> Result<&'static Host> {
-        let functions = [&package.operators[..], &package.parallel[..]].concat();
-        let lacking = host::lacks(&functions);
+        let lacking = of_libtorch(package);
         if lacking.is_empty() {
             return Ok(host::own());
         }
+        let functions = [&package.operators[..], &package.parallel[..]].concat();
         let libtorch = (self.libtorch)().map_err(|e| Error {
             message: format!("its code needs libtorch for `{}`: {}", lacking.join("`, `"), e.message),
             ..e
@@ -128,7 +133,7 @@ impl Backend for Compiled {
     }
 
     fn threads(&self) -> usize {
-        host::own().threads(threads())
+        host::threads_of_own(threads())
     }
 }
 

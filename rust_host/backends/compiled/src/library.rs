@@ -1,7 +1,7 @@
 //! A package's library, opened from memory: nothing is unpacked into a temporary folder that a killed process would leave.
 
 use crate::{
-    constants::{self, Pages},
+    constants::Pages,
     host::{Host, RawTensor},
     own::symbols,
 };
@@ -230,8 +230,6 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
             // SAFETY: as above.
             unsafe { pages.restore(&file, base) }.map_err(no_memory)?;
         }
-        // For torch's runtime, which copies them.
-        constants::prepare_heap(pages.range.len());
     }
     Ok((file, library))
 }

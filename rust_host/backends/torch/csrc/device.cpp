@@ -6,6 +6,7 @@
 #include <cstring>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <string>
 #include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/version.h>
 
@@ -41,10 +42,21 @@ int32_t rh_initialise(char **error) {
 const char *rh_version() { return TORCH_VERSION; }
 
 int32_t rh_load_cuda(char **error) {
-  if (dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_GLOBAL))
-    return RH_OK;
-  const char *why = dlerror();
-  *error = strdup(why ? why : "unknown reason");
+  try {
+    // By its path: it lies beside libtorch_cpu.so, and where that was opened by its own path (in Python) no search would find it.
+    std::string path = "libtorch_cuda.so";
+    Dl_info info;
+    if (dladdr(reinterpret_cast<const void *>(&at::get_num_threads), &info) && info.dli_fname) {
+      const std::string libtorch = info.dli_fname;
+      path.insert(0, libtorch, 0, libtorch.rfind('/') + 1); // npos + 1 is 0: no folder
+    }
+    if (dlopen(path.c_str(), RTLD_LAZY | RTLD_GLOBAL))
+      return RH_OK;
+    const char *why = dlerror();
+    *error = strdup(why ? why : "unknown reason");
+  } catch (...) {
+    *error = strdup("there is no memory for it");
+  }
   return RH_UNAVAILABLE;
 }
 }

@@ -16,10 +16,7 @@ mod shim;
 use rust_host_engine::{
     Archive, Backend, Bytes, Device, DeviceRequest, Error, Method, Platform, Program, Result, Speed, Tolerance, Value,
 };
-use std::{
-    panic::{self, AssertUnwindSafe},
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 /// The backend of this process. The first call sets libtorch up.
 ///
@@ -135,10 +132,7 @@ impl Program for TorchProgram {
     }
 
     fn run(&self, method: usize, arguments: &[Option<Value>]) -> Result<Value> {
-        let module = self.module()?;
-        // Its opener has a standard library of its own: a panic must not cross.
-        panic::catch_unwind(AssertUnwindSafe(|| module.run(method, arguments)))
-            .unwrap_or_else(|_| Err(Error::internal("the backend panicked")))
+        self.module()?.run(method, arguments)
     }
 }
 

@@ -3,6 +3,9 @@
 //! where libtorch is missing.
 #![expect(unsafe_code, reason = "two names that can be looked up")]
 
+mod guarded;
+
+use guarded::{Guarded, guarded};
 use rust_host_engine::{
     BUILD, Backend, Result,
     interrupt::{self, Questions},
@@ -24,5 +27,5 @@ pub fn rust_host_torch_build() -> &'static str {
 #[unsafe(no_mangle)]
 pub fn rust_host_torch_backend(opener: Questions) -> Result<Arc<dyn Backend>> {
     interrupt::answer_by(opener);
-    rust_host_torch::backend()
+    guarded(|| Ok(Arc::new(Guarded(rust_host_torch::backend()?)) as Arc<dyn Backend>))
 }

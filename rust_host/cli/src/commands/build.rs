@@ -1,42 +1,62 @@
-//! `build`: a compiled package → one program that carries it, its contract and its golden examples.
+//! `build`: a compiled package → one program that carries it, its contract and its golden examples; with libtorch beside it, in
+//! a folder, for a model that needs it.
 
+use crate::folder::Files;
 use rust_host_console::Verified;
 use rust_host_engine::{
-    Archive, Error, ErrorKind, Model, Package, Platform, Result,
+    Archive, Backends, Error, ErrorKind, Model, Package, Platform, Result,
     attached::{self, Parts},
     file, golden,
     operators::Policy,
     trust,
 };
+use rust_host_loader::libraries_of;
 use rust_host_tables::AtomicFile;
 use std::{
     borrow::Cow,
-    env, fs,
+    env,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 /// The host that is put before the model.
 const HOST: &str = "rust-host-program";
 
+/// What is to be made of what.
+pub(crate) struct Settings {
+    /// The package.
+    pub file: PathBuf,
+    /// The program, or the folder for it and libtorch.
+    pub output: PathBuf,
+    /// Which packages are opened.
+    pub policy: Policy,
+    /// Whether libtorch is to lie beside it.
+    pub with_libtorch: bool,
+}
+
 /// A program that was written.
 pub(crate) struct Built {
     /// Where it is.
     pub path: PathBuf,
-    /// Its size.
+    /// Its size, with that of what lies beside it.
     pub bytes: u64,
+    /// Whether that is libtorch.
+    pub with_libtorch: bool,
     /// SHA-256 of the model file in it.
     pub model_digest: String,
     /// What its golden examples gave here.
     pub verified: Verified,
 }
 
-/// Writes a program, after the model in it has reproduced its golden examples without libtorch.
+/// Writes a program, after the model in it has reproduced its golden examples with no more than the program will have.
 ///
 /// # Errors
-/// `InvalidInput` for a file that is no compiled package, `Refused` for one that is not trusted, `InvalidContract` for one
-/// without golden examples, `Mismatch` if it does not reproduce them, `Unavailable` if it was compiled for another
-/// machine, needs libtorch, or the host is not there; and what reading and writing say.
-pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Built> {
+/// `InvalidInput` for a file that is no compiled package or does not need what it is to have, `Refused` for one that is not
+/// trusted, `InvalidContract` for one without golden examples, `Mismatch` if it does not reproduce them, `Unavailable` if it was
+/// compiled for another machine, needs libtorch, or the host is not there; and what reading and writing say.
+pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Built> {
+    let Settings { file: package, output, policy, with_libtorch } = settings;
     let archive = Archive::open_signed(package, policy.signed_by.as_ref())?;
     let shown = package.display().to_string();
     if archive.platform() != Platform::Compiled {
@@ -53,10 +73,15 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
             "`{shown}` is the package itself, expected another file for the program"
         )));
     }
-    let code =
-        Package::read(&archive).and_then(|package| alone(&package).map(|()| place(&archive, &package))).map_err(at)?;
+    let read = Package::read(&archive).and_then(|package| alone(&package).map(|()| package)).map_err(at)?;
+    if *with_libtorch && rust_host_compiled::of_libtorch(&read).is_empty() {
+        return Err(Error::invalid_input(format!("`{shown}` calls nothing of libtorch"))
+            .hint("without `--with-libtorch` it becomes one file that runs alone"));
+    }
     let host = file::read(&find_host()?, ErrorKind::Unavailable)?;
-    let verified = verify(&archive)?;
+    let libtorch = if *with_libtorch { Some(backends.locate()?.check()?.to_owned()) } else { None };
+    let libraries = libtorch.as_deref().map(libraries_of).transpose()?;
+    let verified = verify(&archive, libtorch)?;
     if !verified.verdict.ok {
         return Err(Error::new(
             ErrorKind::Mismatch,
@@ -65,19 +90,47 @@ pub(crate) fn build(package: &Path, output: &Path, policy: &Policy) -> Result<Bu
         .hint(format!("`rust-host verify {shown}` says how far it is off")));
     }
     let model = archive.bytes();
-    let Parts { padding, trailer } = attached::parts(host.len(), model, code);
-    let mut program = AtomicFile::create(output)?;
-    program.is_program();
-    for part in [&host[..], &padding, model, &trailer] {
-        program.write(part)?;
-    }
-    program.finish()?;
+    let Parts { padding, trailer } = attached::parts(host.len(), model, place(&archive, &read));
+    let parts = [&host[..], &padding, model, &trailer];
+    let (path, beside) = match libraries {
+        None => {
+            let mut program = AtomicFile::create(output)?;
+            write(&mut program, &parts)?;
+            program.finish()?;
+            (output.to_owned(), 0)
+        }
+        Some(libraries) => write_folder(output, &parts, &libraries)?,
+    };
     Ok(Built {
-        path: output.to_owned(),
-        bytes: (host.len() + padding.len() + model.len() + trailer.len()) as u64,
+        path,
+        bytes: beside + parts.iter().map(|part| part.len() as u64).sum::<u64>(),
+        with_libtorch: *with_libtorch,
         model_digest: trust::digest(model),
         verified,
     })
+}
+
+fn write(program: &mut AtomicFile, parts: &[&[u8]]) -> Result<()> {
+    program.is_program();
+    parts.iter().try_for_each(|part| program.write(part))
+}
+
+/// The program in a folder of its name, and the libraries beside it. Returns its path, and the libraries' bytes.
+fn write_folder(folder: &Path, parts: &[&[u8]], libraries: &[PathBuf]) -> Result<(PathBuf, u64)> {
+    let name = folder.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        Error::invalid_input(format!("`{}` names no folder, expected one to be made for the program", folder.display()))
+    })?;
+    let mut files = Files::begin(folder)?;
+    let mut bytes = 0;
+    for library in libraries {
+        let name = library.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mut from = File::open(library).map_err(|e| Error::io(library, "read", e))?;
+        let mut to = files.create(name)?.handle()?;
+        bytes += io::copy(&mut from, &mut to).map_err(|e| Error::io(&folder.join(name), "write", e))?;
+    }
+    write(files.create(name)?, parts)?;
+    files.finish()?;
+    Ok((folder.join(name), bytes))
 }
 
 /// Whether its code runs on this machine, with nothing beside it but the C library.
@@ -103,11 +156,13 @@ fn place(archive: &Archive, package: &Package<'_>) -> usize {
     }
 }
 
-/// Runs the examples as the program will: where an operator of libtorch is needed, there is none.
-fn verify(archive: &Archive) -> Result<Verified> {
-    let backend = rust_host_compiled::backend(|| {
-        Err(Error::unavailable("a program carries no libtorch")
-            .hint("`rust-host run` runs it with libtorch; `rust-host info` lists what it calls"))
+/// Runs the examples as the program will: with that libtorch, or where an operator of it is needed, with none.
+fn verify(archive: &Archive, libtorch: Option<PathBuf>) -> Result<Verified> {
+    let backend = rust_host_compiled::backend(move || {
+        libtorch.clone().ok_or_else(|| {
+            Error::unavailable("a program of one file carries no libtorch")
+                .hint("`--with-libtorch` makes a folder that has it; `rust-host info` lists what it calls")
+        })
     });
     let model = Model::of_this_program(Archive::clone(archive), backend.as_ref())?;
     Ok(Verified {

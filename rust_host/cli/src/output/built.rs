@@ -12,13 +12,14 @@ pub(crate) fn build(built: &Built, as_json: bool) -> Answer {
     if as_json {
         return Answer::document(&json!({
             "path": path, "bytes": built.bytes, "model_name": verified.model_name, "model_sha256": built.model_digest,
-            "examples": verified.verdict.examples, "ok": verified.verdict.ok,
+            "with_libtorch": built.with_libtorch, "examples": verified.verdict.examples, "ok": verified.verdict.ok,
         }));
     }
     Answer::text(format!(
-        "{path}: {}, {}, reproduces all of {} golden examples without libtorch\n",
+        "{path}: {}, {}, reproduces all of {} golden examples {}\n",
         verified.model_name,
         table::bytes(built.bytes),
-        verified.verdict.examples
+        verified.verdict.examples,
+        if built.with_libtorch { "with the libtorch beside it" } else { "without libtorch" },
     ))
 }
