@@ -214,7 +214,9 @@ def files(names: list[str]) -> dict[str, str]:
     """Writes what is not there, and packages that are older than the export. Returns why models have no `.pt2`; the
     first tells whether this host reads any.
     """
-    sources = [path for path in (TOP / "py_authoring/export").rglob("*") if path.suffix in (".py", ".cpp", ".h")]
+    sources = [
+        path for path in (TOP / "py_authoring/export").rglob("*") if path.suffix in (".py", ".cpp", ".h", ".inc")
+    ]
     exported_by = max(source.stat().st_mtime for source in sources)
     for name in {"mlp": None} | dict.fromkeys(names):
         if not (folder_of(name) / "model.onnx").exists():

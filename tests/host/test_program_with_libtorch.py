@@ -37,12 +37,18 @@ def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder, moved after it was built."""
-    work = tmp_path_factory.mktemp("program")
+    work = tmp_path_factory.mktemp("program") / "a/b"
+    work.mkdir(parents=True)
     built = run(BINARY, "build", sums, "-o", work / "sums", "--with-libtorch", "--json")
     assert built.returncode == 0, built.stderr
     about = json.loads(built.stdout)
     assert about["path"] == str(work / "sums/sums") and about["with_libtorch"] and about["ok"]
     assert about["bytes"] == sum(file.stat().st_size for file in (work / "sums").iterdir())
+    # where torch's own libraries look before they look beside themselves
+    decoys = work.parent / "nvidia/cu13/lib"
+    decoys.mkdir(parents=True)
+    for library in (work / "sums").glob("*.so*"):
+        (decoys / library.name).touch()
     return (work / "sums").rename(work / "moved")
 
 
@@ -74,6 +80,16 @@ def test_without_its_library_it_says_so(folder: Path, tmp_path: Path) -> None:
     ran = run(alone, "--verify")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert f"there is no `{tmp_path}/libtorch_cpu.so`" in ran.stderr and "has to stay together" in ran.stderr
+    (tmp_path / "libtorch_cpu.so").symlink_to(folder / "libtorch_cpu.so")
+    (tmp_path / "libtorch-version").write_text("2.12.1")
+    ran = run(alone, "--verify")
+    assert ran.returncode == 1 and "is of libtorch 2.12.1, and this program is for 2.13.0" in ran.stderr
+
+
+def test_a_file_is_no_folder(sums: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    ran = run(BINARY, "build", sums, "-o", tmp_path / "taken", "--with-libtorch")
+    assert ran.returncode == 2 and "is a file, expected a folder" in ran.stderr
 
 
 def test_a_model_that_needs_none_gets_none(compiled_digits: Path, tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def test_a_local_suffix_of_the_version_does_not_matter(with_torch, installed):
 
 def test_the_version_is_the_one_that_the_project_is_built_against():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert all("torch==2.13.0" in project["optional-dependencies"][extra] for extra in ("torch", "authoring"))
+    assert all(
+        "torch==2.13.0" in project["optional-dependencies"][extra] for extra in ("torch", "authoring", "lightning")
+    )
     assert {r for r in requires("rust-host") if "extra ==" not in r} == {"numpy>=1.26"}
     assert rust_host.__version__ == project["version"]
 

@@ -147,6 +147,20 @@ def test_the_number_of_threads_can_be_set_and_read():
         rust_host.set_threads(before)
 
 
+def test_asking_for_the_threads_leaves_torch_as_it_is():
+    code = """
+import os, torch, rust_host
+rust_host.set_threads(3)
+assert torch.get_num_threads() == rust_host.threads() == 3
+torch.set_num_threads(2)
+assert rust_host.threads() == 2
+if os.fork() == 0:
+    os._exit(torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    assert run(code).stdout == "2\n"
+
+
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
 

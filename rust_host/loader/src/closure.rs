@@ -4,12 +4,32 @@ use crate::elf;
 use rust_host_engine::{Error, Result};
 use std::{
     collections::BTreeMap,
+    fs::File,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 /// What every Linux has that torch runs on.
-const SYSTEM: [&str; 10] =
-    ["libc", "libm", "libdl", "librt", "libpthread", "libutil", "libgcc_s", "libstdc++", "ld-linux", "ld-linux-x86-64"];
+const SYSTEM: [&str; 8] = ["libc", "libm", "libdl", "librt", "libpthread", "libutil", "libgcc_s", "libstdc++"];
+const OWN_FOLDER: &[u8] = b"$ORIGIN\0";
+
+/// In a copy of that library: it is to look for the others in its own folder alone. torch's look in folders beside theirs first,
+/// which are anybody's where the copies lie.
+///
+/// # Errors
+/// `Unavailable` if the copy cannot be written, or has no room for it.
+pub fn look_in_own_folder(library: &Path, copy: &File) -> Result<()> {
+    for (place, length) in elf::places_of_run_paths(library) {
+        if length + 1 < OWN_FOLDER.len() {
+            return Err(Error::unavailable(format!(
+                "`{}` looks for its libraries in a folder of another machine",
+                library.display()
+            )));
+        }
+        copy.write_all_at(OWN_FOLDER, place).map_err(|e| Error::io(library, "copy", e))?;
+    }
+    Ok(())
+}
 
 /// That library and every other one that it needs, directly or not, but for the system's own.
 ///
@@ -42,7 +62,7 @@ pub fn libraries_of(library: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_systems(name: &str) -> bool {
-    name.split_once(".so").is_some_and(|(stem, _)| SYSTEM.contains(&stem))
+    name.starts_with("ld-linux") || name.split_once(".so").is_some_and(|(stem, _)| SYSTEM.contains(&stem))
 }
 
 #[cfg(test)]
@@ -57,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_systems_libraries_are_known_by_their_names() {
-        assert!(["libc.so.6", "libstdc++.so.6", "ld-linux-x86-64.so.2"].iter().all(|name| is_systems(name)));
+        assert!(["libc.so.6", "libstdc++.so.6", "ld-linux-aarch64.so.1"].iter().all(|name| is_systems(name)));
         assert!(["libc10.so", "libgomp.so.1", "libcudart.so.13", "libm"].iter().all(|name| !is_systems(name)));
     }
 }

@@ -36,6 +36,23 @@ pub(crate) fn needed(library: &Path) -> Vec<String> {
     texts(library, DT_NEEDED).unwrap_or_default()
 }
 
+/// Where in the file its run paths stand, RUNPATH and RPATH, and how long each is.
+pub(crate) fn places_of_run_paths(library: &Path) -> Vec<(u64, usize)> {
+    let places = |tag| {
+        let file = ReadCache::new(File::open(library).ok()?);
+        let header = FileHeader64::<Endianness>::parse(&file).ok()?;
+        let endian = header.endian().ok()?;
+        let sections = header.sections(endian, &file).ok()?;
+        let (entries, link) = sections.dynamic(endian, &file).ok()??;
+        let strings = sections.section(link).ok()?;
+        let (start, _) = strings.file_range(endian)?;
+        let texts = strings.strings(endian, &file).ok()??;
+        let of_tag = entries.iter().filter(|e| e.tag(endian) == tag);
+        of_tag.map(|e| Some((start + e.val(endian), e.string(endian, texts).ok()?.len()))).collect::<Option<Vec<_>>>()
+    };
+    [DT_RUNPATH, DT_RPATH].into_iter().filter_map(places).flatten().collect()
+}
+
 /// The texts of all entries of that tag, of which there is at least one. Only the pages that are needed are read.
 fn texts(library: &Path, tag: i64) -> Option<Vec<String>> {
     let file = ReadCache::new(File::open(library).ok()?);

@@ -14,7 +14,7 @@ mod environment;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod heap;
 
-pub use closure::libraries_of;
+pub use closure::{libraries_of, look_in_own_folder};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW, Symbol};
 use rust_host_engine::{
     BUILD, Backend, Backends, Error, Platform, Result,

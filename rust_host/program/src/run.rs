@@ -5,7 +5,13 @@ use crate::{
     words::{self, FLAGS, Task, Words},
 };
 use rust_host_console::{self as console, Answer, Given, Outcome, Verified, table};
-use rust_host_engine::{Archive, Backend, Contract, Error, Model, Result, Value, attached::Attached, golden, threads};
+use rust_host_engine::{
+    Archive, Backend, Contract, Error, Model, Result, Value,
+    attached::Attached,
+    golden,
+    machine::{self, LIBTORCH_VERSION},
+    threads,
+};
 use std::{
     env,
     ffi::OsString,
@@ -106,11 +112,17 @@ fn libtorch() -> Result<PathBuf> {
     let program = env::current_exe()
         .map_err(|e| Error::unavailable(format!("the path of the running program cannot be found: {e}")))?;
     let library = program.with_file_name("libtorch_cpu.so");
-    match library.is_file() {
-        true => Ok(library),
-        false => Err(Error::unavailable(format!("there is no `{}`", library.display()))
-            .hint("the folder that `rust-host build --with-libtorch` wrote has to stay together")),
-    }
+    let version = library.parent().and_then(machine::libtorch_version);
+    let wrong = match version.as_deref().map(machine::plain_version) {
+        _ if !library.is_file() => format!("there is no `{}`", library.display()),
+        Some(LIBTORCH_VERSION) => return Ok(library),
+        other => format!(
+            "`{}` is of libtorch {}, and this program is for {LIBTORCH_VERSION}",
+            library.display(),
+            other.unwrap_or("without a version")
+        ),
+    };
+    Err(Error::unavailable(wrong).hint("the folder that `rust-host build --with-libtorch` wrote has to stay together"))
 }
 
 fn open(archive: Archive, said: &Words, backend: &Arc<dyn Backend>) -> Result<Model> {

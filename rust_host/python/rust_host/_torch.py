@@ -6,7 +6,9 @@ torch itself is not imported.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from typing import Any
 
 
 def own_libraries() -> Path:
@@ -22,3 +24,13 @@ def libraries() -> Path | None:
         spec = None
     origin = spec.origin if spec else None
     return Path(origin).parent / "lib" if origin else None
+
+
+def threads(count: int | None = None) -> int | None:
+    """The number of threads of the torch that is imported, after setting it to `count` if given; None without."""
+    torch: Any = sys.modules.get("torch")
+    if not hasattr(torch, "set_num_threads"):
+        return None
+    if count is not None:
+        torch.set_num_threads(count)
+    return int(torch.get_num_threads())

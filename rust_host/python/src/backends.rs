@@ -55,11 +55,10 @@ pub(crate) fn opened_torch() -> Option<&'static Arc<dyn Backend>> {
     TORCH.get()
 }
 
-/// Where somebody has loaded libtorch, its number of threads is the process's: whoever asks for or sets that means it too.
-pub(crate) fn open_torch_that_is_loaded() {
-    if opened_torch().is_none() && loaded(LIBTORCH).is_some() {
-        let _one_that_does_not_fit = torch();
-    }
+/// The number of threads of the torch that is imported, set before if there is one to be set; `None` without one. Its backend is
+/// not opened for that, which would change how forks and prints go in this process.
+pub(crate) fn threads_of_torch(py: Python<'_>, count: Option<usize>) -> PyResult<Option<usize>> {
+    py.import(intern!(py, "rust_host._torch"))?.call_method1(intern!(py, "threads"), (count,))?.extract()
 }
 
 /// The backend for compiled packages.

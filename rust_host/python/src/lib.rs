@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, map::Mapped, model::Model, threads::in_force, threads::set_threads, verdict::Verdict};
+    use super::{command::main, map::Mapped, model::Model, threads::set_threads, threads::threads, verdict::Verdict};
     use pyo3::prelude::*;
 
     #[pymodule_init]

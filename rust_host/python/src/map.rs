@@ -30,9 +30,9 @@ pub(crate) fn map(model: &Model, table: &Bound<'_, PyAny>, on_error: &str, top_k
         other => return Err(invalid_input(py, format!("unknown `on_error` `{other}`, expected stop or null"))),
     };
     let table = capsule::read(table)?;
-    let map = || -> rust_host_engine::Result<_> {
+    let threads = threads::threads(py)?;
+    let map = || {
         // Cores that the model's operators leave alone prepare rows meanwhile. Between calls the others' threads spin.
-        let threads = threads::in_force();
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         tables::map(model, &table.schema, table.batches, on_error, top_k, cores.saturating_sub(threads))
     };

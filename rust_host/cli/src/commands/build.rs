@@ -7,10 +7,11 @@ use rust_host_engine::{
     Archive, Backends, Error, ErrorKind, Model, Package, Platform, Result,
     attached::{self, Parts},
     file, golden,
+    machine::LIBTORCH_VERSION,
     operators::Policy,
     trust,
 };
-use rust_host_loader::libraries_of;
+use rust_host_loader::{libraries_of, look_in_own_folder};
 use rust_host_tables::AtomicFile;
 use std::{
     borrow::Cow,
@@ -67,8 +68,9 @@ pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Buil
         .hint("`py-authoring export --method compiled` writes one, `model.pt2`"));
     }
     trust::check(&archive, policy)?;
+    let path = path_of_program(output, *with_libtorch)?;
     let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
-    if fs::canonicalize(package).is_ok_and(|own| fs::canonicalize(output).is_ok_and(|to| to == own)) {
+    if fs::canonicalize(package).is_ok_and(|own| fs::canonicalize(&path).is_ok_and(|to| to == own)) {
         return Err(Error::invalid_input(format!(
             "`{shown}` is the package itself, expected another file for the program"
         )));
@@ -92,14 +94,14 @@ pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Buil
     let model = archive.bytes();
     let Parts { padding, trailer } = attached::parts(host.len(), model, place(&archive, &read));
     let parts = [&host[..], &padding, model, &trailer];
-    let (path, beside) = match libraries {
+    let beside = match libraries {
         None => {
-            let mut program = AtomicFile::create(output)?;
+            let mut program = AtomicFile::create(&path)?;
             write(&mut program, &parts)?;
             program.finish()?;
-            (output.to_owned(), 0)
+            0
         }
-        Some(libraries) => write_folder(output, &parts, &libraries)?,
+        Some(libraries) => write_folder(&path, &parts, &libraries)?,
     };
     Ok(Built {
         path,
@@ -115,11 +117,25 @@ fn write(program: &mut AtomicFile, parts: &[&[u8]]) -> Result<()> {
     parts.iter().try_for_each(|part| program.write(part))
 }
 
-/// The program in a folder of its name, and the libraries beside it. Returns its path, and the libraries' bytes.
-fn write_folder(folder: &Path, parts: &[&[u8]], libraries: &[PathBuf]) -> Result<(PathBuf, u64)> {
-    let name = folder.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Error::invalid_input(format!("`{}` names no folder, expected one to be made for the program", folder.display()))
-    })?;
+/// Where the program will be: at the output, or in a folder of its name.
+fn path_of_program(output: &Path, with_libtorch: bool) -> Result<PathBuf> {
+    if !with_libtorch {
+        return Ok(output.to_owned());
+    }
+    let shown = output.display();
+    let name = output.file_name().filter(|name| name.to_str().is_some_and(|name| !name.contains(".so")));
+    match name {
+        _ if output.is_file() => {
+            Err(Error::invalid_input(format!("`{shown}` is a file, expected a folder for the program and libtorch")))
+        }
+        Some(name) => Ok(output.join(name)),
+        None => Err(Error::invalid_input(format!("`{shown}` cannot be the name of a program and of its folder"))),
+    }
+}
+
+/// The program, and the libraries beside it. Returns the libraries' bytes.
+fn write_folder(program: &Path, parts: &[&[u8]], libraries: &[PathBuf]) -> Result<u64> {
+    let folder = program.parent().unwrap_or(Path::new("."));
     let mut files = Files::begin(folder)?;
     let mut bytes = 0;
     for library in libraries {
@@ -127,10 +143,14 @@ fn write_folder(folder: &Path, parts: &[&[u8]], libraries: &[PathBuf]) -> Result
         let mut from = File::open(library).map_err(|e| Error::io(library, "read", e))?;
         let mut to = files.create(name)?.handle()?;
         bytes += io::copy(&mut from, &mut to).map_err(|e| Error::io(&folder.join(name), "write", e))?;
+        look_in_own_folder(library, &to)?;
     }
+    bytes += LIBTORCH_VERSION.len() as u64;
+    files.create("libtorch-version")?.write(LIBTORCH_VERSION.as_bytes())?;
+    let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     write(files.create(name)?, parts)?;
     files.finish()?;
-    Ok((folder.join(name), bytes))
+    Ok(bytes)
 }
 
 /// Whether its code runs on this machine, with nothing beside it but the C library.

@@ -20,6 +20,6 @@ pub(crate) fn build(built: &Built, as_json: bool) -> Answer {
         verified.model_name,
         table::bytes(built.bytes),
         verified.verdict.examples,
-        if built.with_libtorch { "with the libtorch beside it" } else { "without libtorch" },
+        if built.with_libtorch { "with libtorch" } else { "without libtorch" },
     ))
 }
