@@ -263,7 +263,7 @@ def test_a_package_that_needs_libtorch_makes_no_program_and_its_operator_is_name
 
     digest = changed(package, other)
     ran = run(BINARY, "build", package, "-o", tmp_path / "digits", "--trust", digest)
-    refuses(ran, 1, "needs libtorch for `aoti_torch_get_pizza`", "a program carries no libtorch")
+    refuses(ran, 1, "needs libtorch for `aoti_torch_get_pizza`", "a program of one file carries no libtorch")
     assert not (tmp_path / "digits").exists()
 
 
