@@ -2,15 +2,17 @@
 
 import sys
 
+from py_authoring.errors import not_installed
+
 
 def main() -> None:
-    """Runs the command line, or says that what it is made of is not installed: the wheel alone brings NumPy only."""
+    """Runs the command line, or says that what it is made of is not installed."""
     try:
         from py_authoring.cli import main as command_line
     except ModuleNotFoundError as error:
-        if not error.name or "." in error.name:  # a part of a package that is there
+        if (missing := not_installed(error)) is None:
             raise
-        sys.exit(f"error: the package `{error.name}` is not installed\nhint: `pip install 'rust-host[authoring]'`")
+        sys.exit(f"error: {missing}\nhint: {missing.hint}")
     command_line()
 
 

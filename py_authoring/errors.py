@@ -133,3 +133,15 @@ class ParityError(AuthoringError, RuntimeError):
     """The exported model does not compute what the eager one does."""
 
     kind = "mismatch"
+
+
+def not_installed(error: Exception) -> AuthoringError | None:
+    """A package that is missing, in a sentence: the wheel alone brings NumPy only. None for every other error.
+
+    Args:
+        error: of an import; a name with a dot is a part of a package that is there, and a mistake.
+    """
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name or "." in name:
+        return None
+    return AuthoringError(f"the package `{name}` is not installed", hint="`pip install 'rust-host[authoring]'`")

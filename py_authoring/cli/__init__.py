@@ -16,7 +16,7 @@ import click
 
 from py_authoring import __version__
 from py_authoring.cli.output import print_error
-from py_authoring.errors import AuthoringError, InterruptedRunError, UsageError
+from py_authoring.errors import AuthoringError, InterruptedRunError, UsageError, not_installed
 
 #: Name → (module that holds `command`, its line in `--help`).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -111,17 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        print_error(_unexpected(error), as_json=as_json)
+        text = (str(error).strip() or "no message").splitlines()[0]
+        internal = AuthoringError(
+            f"{type(error).__name__}: {text}", hint="`--debug` shows where; this is a bug, please report it"
+        )
+        print_error(not_installed(error) or internal, as_json=as_json)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
-
-
-def _unexpected(error: Exception) -> AuthoringError:
-    """A package that is not installed, or a mistake of ours, in a sentence."""
-    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-    if name and "." not in name:  # with one it is a part of a package that is there
-        return AuthoringError(f"the package `{name}` is not installed", hint="`pip install 'rust-host[authoring]'`")
-    text = (str(error).strip() or "no message").splitlines()[0]
-    return AuthoringError(
-        f"{type(error).__name__}: {text}", hint="`--debug` shows where; this is a bug, please report it"
-    )

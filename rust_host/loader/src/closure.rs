@@ -19,14 +19,14 @@ const OWN_FOLDER: &[u8] = b"$ORIGIN\0";
 /// # Errors
 /// `Unavailable` if the copy cannot be written, or has no room for it.
 pub fn look_in_own_folder(library: &Path, copy: &File) -> Result<()> {
-    for (place, length) in elf::places_of_run_paths(library) {
-        if length + 1 < OWN_FOLDER.len() {
+    for entry in elf::run_paths(library) {
+        if entry.text.len() + 1 < OWN_FOLDER.len() {
             return Err(Error::unavailable(format!(
                 "`{}` looks for its libraries in a folder of another machine",
                 library.display()
             )));
         }
-        copy.write_all_at(OWN_FOLDER, place).map_err(|e| Error::io(library, "copy", e))?;
+        copy.write_all_at(OWN_FOLDER, entry.place).map_err(|e| Error::io(library, "copy", e))?;
     }
     Ok(())
 }

@@ -17,7 +17,9 @@ use std::{
 /// if it has none or is no 64-bit ELF file.
 pub(crate) fn run_path(library: &Path) -> Vec<PathBuf> {
     let origin = library.parent().unwrap_or(Path::new("."));
-    let text = texts(library, DT_RUNPATH).or_else(|| texts(library, DT_RPATH)).unwrap_or_default().join(":");
+    // The loader ignores RPATH beside RUNPATH, which comes first.
+    let first = run_paths(library).into_iter().next();
+    let text = first.map(|entry| entry.text).unwrap_or_default();
     let folders = text.split(':').filter(|f| !f.is_empty());
     folders.map(|f| replace_origin(f, origin)).collect()
 }
@@ -33,12 +35,24 @@ fn replace_origin(folder: &str, origin: &Path) -> PathBuf {
 
 /// The names of the libraries that it asks for; empty if it is no 64-bit ELF file.
 pub(crate) fn needed(library: &Path) -> Vec<String> {
-    texts(library, DT_NEEDED).unwrap_or_default()
+    entries(library, DT_NEEDED).into_iter().map(|entry| entry.text).collect()
 }
 
-/// Where in the file its run paths stand, RUNPATH and RPATH, and how long each is.
-pub(crate) fn places_of_run_paths(library: &Path) -> Vec<(u64, usize)> {
-    let places = |tag| {
+/// Its run paths as they stand in the file, RUNPATH and RPATH.
+pub(crate) fn run_paths(library: &Path) -> Vec<Entry> {
+    [DT_RUNPATH, DT_RPATH].into_iter().flat_map(|tag| entries(library, tag)).collect()
+}
+
+/// A text that the dynamic loader reads.
+pub(crate) struct Entry {
+    /// Where it begins in the file.
+    pub(crate) place: u64,
+    pub(crate) text: String,
+}
+
+/// All entries of that tag; none if something is not as in a 64-bit ELF file. Only the pages that are needed are read.
+fn entries(library: &Path, tag: i64) -> Vec<Entry> {
+    let read = || {
         let file = ReadCache::new(File::open(library).ok()?);
         let header = FileHeader64::<Endianness>::parse(&file).ok()?;
         let endian = header.endian().ok()?;
@@ -46,25 +60,15 @@ pub(crate) fn places_of_run_paths(library: &Path) -> Vec<(u64, usize)> {
         let (entries, link) = sections.dynamic(endian, &file).ok()??;
         let strings = sections.section(link).ok()?;
         let (start, _) = strings.file_range(endian)?;
-        let texts = strings.strings(endian, &file).ok()??;
+        let strings = strings.strings(endian, &file).ok()??;
         let of_tag = entries.iter().filter(|e| e.tag(endian) == tag);
-        of_tag.map(|e| Some((start + e.val(endian), e.string(endian, texts).ok()?.len()))).collect::<Option<Vec<_>>>()
+        let entry = |e: &object::elf::Dyn64<Endianness>| {
+            let text = String::from_utf8(e.string(endian, strings).ok()?.to_vec()).ok()?;
+            Some(Entry { place: start.checked_add(e.val(endian))?, text })
+        };
+        of_tag.map(entry).collect::<Option<Vec<_>>>()
     };
-    [DT_RUNPATH, DT_RPATH].into_iter().filter_map(places).flatten().collect()
-}
-
-/// The texts of all entries of that tag, of which there is at least one. Only the pages that are needed are read.
-fn texts(library: &Path, tag: i64) -> Option<Vec<String>> {
-    let file = ReadCache::new(File::open(library).ok()?);
-    let header = FileHeader64::<Endianness>::parse(&file).ok()?;
-    let endian = header.endian().ok()?;
-    let sections = header.sections(endian, &file).ok()?;
-    let (entries, link) = sections.dynamic(endian, &file).ok()??;
-    let strings = sections.section(link).ok()?;
-    let strings = strings.strings(endian, &file).ok()??;
-    let of_tag = entries.iter().filter(|e| e.tag(endian) == tag);
-    let texts = of_tag.map(|e| String::from_utf8(e.string(endian, strings).ok()?.to_vec()).ok());
-    texts.collect::<Option<Vec<String>>>().filter(|texts| !texts.is_empty())
+    read().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-"""Where the native half finds libtorch when a model needs it: in the package `torch` that an import would take.
+"""What the native half asks Python about torch: its number of threads, and where libtorch lies when a model needs it.
 
 torch itself is not imported.
 """

@@ -31,7 +31,7 @@ thread_local! {
     static FORKS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has Python call [`end`] before it takes itself apart, and the others around `os.fork`.
+/// Has Python call [`end`] before it takes itself apart, and the others around `os.fork`; and the engine hear of forks.
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     rust_host_compiled::watch_forks();
     let py = module.py();
