@@ -16,6 +16,4 @@ fn main() {
     println!("cargo:rustc-link-arg-bins=-Wl,--strip-all");
     // The static half asks glibc 2.35 where code lies; frames.rs answers with what older ones have.
     println!("cargo:rustc-link-arg-bins=-Wl,--wrap=_dl_find_object");
-    // What a package asks of its host is answered by these functions of the backend.
-    println!("cargo:rustc-link-arg-bins=-Wl,--export-dynamic-symbol=rhos*");
 }

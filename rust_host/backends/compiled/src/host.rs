@@ -95,7 +95,6 @@ pub(crate) fn libtorch(path: &Path) -> Result<&'static Host> {
 impl Host {
     fn own() -> Self {
         use own::tensor;
-        own::show_to_packages();
         macro_rules! as_handle {
             ($function:path as $type:ty) => {
                 // SAFETY: both types are pointers that nobody but these functions looks behind.

@@ -3,7 +3,7 @@
 use crate::{
     constants::Pages,
     host::{Host, RawTensor},
-    own::symbols,
+    own::symbols::{self, Patch},
 };
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use rust_host_engine::{Error, Result};
@@ -155,38 +155,38 @@ struct Opened {
 /// of it until the thread ends, so the loader would not give it back anyway.
 fn opened(code: &[u8], host: &Host) -> Result<&'static Library> {
     static OPENED: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
-    let names = match host.is_own() {
+    let patches = match host.is_own() {
         true => symbols::to_own(code)
             .ok_or_else(|| Error::invalid_model("its compiled code cannot be loaded: it is no whole library"))?,
         false => Vec::new(),
     };
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     // Compared, and only with those of its length: a digest would be half of a small program's start.
-    if let Some(same) = opened.iter().find(|one| holds(&one.file, code, &names)) {
+    if let Some(same) = opened.iter().find(|one| holds(&one.file, code, &patches)) {
         return Ok(same.library);
     }
-    let (file, library) = open_from_memory(code, &names, opened.len())?;
+    let (file, library) = open_from_memory(code, &patches, opened.len())?;
     let library: &'static Library = Box::leak(Box::new(library));
     opened.push(Opened { file, library });
     Ok(library)
 }
 
-/// Whether a file holds the code with those names. One whose constants are mapped over it does not.
-fn holds(file: &File, code: &[u8], names: &[(usize, &str)]) -> bool {
+/// Whether a file holds the code with those symbols. One whose constants are mapped over it does not.
+fn holds(file: &File, code: &[u8], patches: &[Patch]) -> bool {
     if file.metadata().map_or(true, |about| about.len() != code.len() as u64) {
         return false;
     }
     let mut expected = code.to_vec();
-    for (place, name) in names {
-        if let Some(to) = expected.get_mut(*place..place + name.len()) {
-            to.copy_from_slice(name.as_bytes());
+    for (place, symbol) in patches {
+        if let Some(to) = expected.get_mut(*place..place + symbol.len()) {
+            to.copy_from_slice(symbol);
         }
     }
     let mut found = vec![0; code.len()];
     file.read_exact_at(&mut found, 0).is_ok() && found == expected
 }
 
-fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Result<(File, Library)> {
+fn open_from_memory(code: &[u8], patches: &[Patch], others: usize) -> Result<(File, Library)> {
     let no_memory = |e: std::io::Error| {
         Error::unavailable(format!("{} bytes of compiled code cannot be put into memory: {e}", code.len()))
     };
@@ -201,8 +201,8 @@ fn open_from_memory(code: &[u8], names: &[(usize, &str)], others: usize) -> Resu
     };
     write(0..left_out.start)?;
     write(left_out.end..code.len())?;
-    for (place, name) in names {
-        file.write_all_at(name.as_bytes(), *place as u64).map_err(no_memory)?;
+    for (place, symbol) in patches {
+        file.write_all_at(symbol, *place as u64).map_err(no_memory)?;
     }
     let path = path_of(file.as_raw_fd(), others);
     // SAFETY: the owner of this machine trusts the code (`rust_host_engine::trust`), and it was compiled for this processor.

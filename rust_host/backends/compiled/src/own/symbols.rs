@@ -1,39 +1,38 @@
-//! The names by which a package asks its host, in the library's own table of names. Each is as long as the one that it takes
-//! the place of, so nothing else of the file changes.
+//! What a package asks its host for, in the library's own table of symbols. Each that we answer is written over with the address
+//! of our function, as the library's own and absolute: the loader takes it from there and looks for no name anywhere, so the
+//! functions need not be visible in the program, which may be anybody's.
 
 use object::{
     Endianness,
-    elf::{FileHeader64, SHN_UNDEF},
-    read::elf::{FileHeader, Sym},
+    elf::{FileHeader64, SHN_ABS, SHN_UNDEF, SHT_DYNSYM, STV_HIDDEN, Sym64},
+    read::elf::{FileHeader, SectionHeader, Sym},
 };
 
-/// torch's and OpenMP's names begin so, ours so.
-pub(crate) const PREFIXES: [(&str, &str); 3] = [("aoti_torch_", "rhost_aoti_"), ("GOMP_", "rhost"), ("omp_", "rhos")];
+/// The bytes of one symbol, and where in the file they go.
+pub(crate) type Patch = (usize, [u8; size_of::<Sym64<Endianness>>()]);
 
-/// What to write over a library's bytes, and where, so that it asks for our functions; `None` if it is no whole library.
-pub(crate) fn to_own(code: &[u8]) -> Option<Vec<(usize, &'static str)>> {
-    let with_new = |(place, name): (usize, &[u8])| {
-        let (_, new) = PREFIXES.iter().find(|(old, _)| name.starts_with(old.as_bytes()))?;
-        Some((place, *new))
-    };
-    Some(asked_for(code)?.into_iter().filter_map(with_new).collect())
-}
-
-/// Where the names lie in the file that it asks for, and what they are.
-fn asked_for(code: &[u8]) -> Option<Vec<(usize, &[u8])>> {
+/// What to write over a library's bytes, and where, so that it calls our functions; `None` if it is no whole library.
+pub(crate) fn to_own(code: &[u8]) -> Option<Vec<Patch>> {
     let header = FileHeader64::<Endianness>::parse(code).ok()?;
     let endian = header.endian().ok()?;
     let sections = header.sections(endian, code).ok()?;
-    let symbols = sections.symbols(endian, code, object::elf::SHT_DYNSYM).ok()?;
-    let strings = sections.section(symbols.string_section()).ok()?;
-    let first = usize::try_from(strings.sh_offset.get(endian)).ok()?;
-    let undefined = symbols.iter().filter(|symbol| symbol.st_shndx(endian) == SHN_UNDEF && symbol.st_name(endian) > 0);
-    undefined
-        .map(|symbol| {
-            let name = symbol.name(endian, symbols.strings()).ok()?;
-            Some((first.checked_add(usize::try_from(symbol.st_name(endian)).ok()?)?, name))
-        })
-        .collect()
+    let symbols = sections.symbols(endian, code, SHT_DYNSYM).ok()?;
+    let first = usize::try_from(sections.section(symbols.section()).ok()?.sh_offset(endian)).ok()?;
+    let mut patches = Vec::new();
+    for (index, symbol) in symbols.enumerate() {
+        if symbol.st_shndx(endian) != SHN_UNDEF || symbol.st_name(endian) == 0 {
+            continue;
+        }
+        let name = std::str::from_utf8(symbol.name(endian, symbols.strings()).ok()?).ok()?;
+        let Some(address) = super::address(name) else { continue };
+        let mut bound = *symbol;
+        bound.st_other = STV_HIDDEN;
+        bound.st_shndx.set(endian, SHN_ABS);
+        bound.st_value.set(endian, address as u64);
+        let place = first.checked_add(index.0.checked_mul(size_of_val(symbol))?)?;
+        patches.push((place, object::bytes_of(&bound).try_into().ok()?));
+    }
+    Some(patches)
 }
 
 #[cfg(test)]
@@ -41,12 +40,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn new_names_are_as_long_as_old_ones() {
-        assert!(PREFIXES.iter().all(|(old, new)| old.len() == new.len()));
+    fn what_is_no_library_has_no_symbols() {
+        assert!(to_own(b"").is_none() && to_own(b"\x7fELF\x02\x01\x01 cut off").is_none());
     }
 
     #[test]
-    fn what_is_no_library_has_no_names() {
-        assert!(to_own(b"").is_none() && to_own(b"\x7fELF\x02\x01\x01 cut off").is_none());
+    fn a_library_that_asks_for_nothing_of_ours_stays_as_it_is() {
+        assert!(to_own(&std::fs::read("/proc/self/exe").unwrap()).unwrap().is_empty());
     }
 }

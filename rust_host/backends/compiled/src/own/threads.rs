@@ -1,5 +1,4 @@
-//! Parallel code of a package: what its compiler took from libgomp, by the names that [`super::symbols`] gives (`rhostparallel` is
-//! `GOMP_parallel`, `rhosget_max_threads` is `omp_get_max_threads`). A region gets exactly as many threads as it asks for,
+//! Parallel code of a package: what its compiler took from libgomp, without its prefixes `GOMP_` and `omp_`. A region gets exactly as many threads as it asks for,
 //! because the code has divided its work among them. A call has workers of its own from its first region to its end; between
 //! calls they wait for the next one.
 
@@ -92,8 +91,7 @@ pub(crate) fn with<T>(count: usize, call: impl FnOnce() -> T) -> T {
 }
 
 /// As many as the call may use and the system lets begin.
-#[unsafe(export_name = "rhosget_max_threads")]
-pub(crate) extern "C" fn max_threads() -> i32 {
+pub(crate) extern "C" fn get_max_threads() -> i32 {
     let most = MOST.get();
     if most == 1 || !TEAM.get().is_null() {
         return 1;
@@ -105,24 +103,21 @@ pub(crate) extern "C" fn max_threads() -> i32 {
     i32::try_from(count.min(most)).unwrap_or(1)
 }
 
-#[unsafe(export_name = "rhosget_num_threads")]
-pub(crate) extern "C" fn num_threads() -> i32 {
+pub(crate) extern "C" fn get_num_threads() -> i32 {
     // SAFETY: a region lives while its members run.
     i32::try_from(unsafe { TEAM.get().as_ref() }.map_or(1, |team| team.size)).unwrap_or(1)
 }
 
-#[unsafe(export_name = "rhosget_thread_num")]
-pub(crate) extern "C" fn thread_num() -> i32 {
+pub(crate) extern "C" fn get_thread_num() -> i32 {
     i32::try_from(NUMBER.get()).unwrap_or(0)
 }
 
 /// `#pragma omp parallel`: runs `work` on `count` threads, of which this one is the first, and waits for all.
-#[unsafe(export_name = "rhostparallel")]
 pub(crate) unsafe extern "C" fn parallel(work: Work, data: *mut c_void, count: u32, _flags: u32) {
     // A region within a region is not divided further.
     let size = match (TEAM.get().is_null(), count) {
         (false, _) => 1,
-        (true, 0) => usize::try_from(max_threads()).unwrap_or(1),
+        (true, 0) => usize::try_from(get_max_threads()).unwrap_or(1),
         (true, count) => count as usize,
     };
     let mut workers = if size > 1 { WORKERS.take() } else { Vec::new() };
@@ -156,7 +151,6 @@ pub(crate) unsafe extern "C" fn parallel(work: Work, data: *mut c_void, count: u
 }
 
 /// `#pragma omp barrier`
-#[unsafe(export_name = "rhostbarrier")]
 pub(crate) extern "C" fn barrier() {
     // SAFETY: a region lives while its members run.
     let Some(team) = (unsafe { TEAM.get().as_ref() }) else { return };
@@ -170,7 +164,6 @@ pub(crate) extern "C" fn barrier() {
 }
 
 /// `#pragma omp single`: whether this member does it.
-#[unsafe(export_name = "rhostsingle_start")]
 pub(crate) extern "C" fn single_start() -> bool {
     // SAFETY: a region lives while its members run.
     let Some(team) = (unsafe { TEAM.get().as_ref() }) else { return true };
@@ -179,12 +172,10 @@ pub(crate) extern "C" fn single_start() -> bool {
 }
 
 /// `#pragma omp critical`
-#[unsafe(export_name = "rhostcritical_start")]
 pub(crate) extern "C" fn critical_start() {
     wait_until(|| !CRITICAL.swap(true, SeqCst), thread::yield_now);
 }
 
-#[unsafe(export_name = "rhostcritical_end")]
 pub(crate) extern "C" fn critical_end() {
     CRITICAL.store(false, SeqCst);
 }
@@ -281,7 +272,7 @@ mod tests {
         // SAFETY: the tests pass `Sums`, which outlives the region.
         let sums = unsafe { &*data.cast::<Sums>() };
         sums.members.fetch_add(1, SeqCst);
-        sums.numbers.fetch_add(1 << (8 * thread_num()), SeqCst);
+        sums.numbers.fetch_add(1 << (8 * get_thread_num()), SeqCst);
         for _ in 0..3 {
             if single_start() {
                 sums.singles.fetch_add(1, SeqCst);
@@ -319,16 +310,16 @@ mod tests {
                 });
             }
         });
-        assert!(num_threads() == 1 && thread_num() == 0 && max_threads() == 1);
+        assert!(get_num_threads() == 1 && get_thread_num() == 0 && get_max_threads() == 1);
     }
 
     #[test]
     fn a_call_has_the_threads_that_it_may_use_and_gives_them_back() {
         with(3, || {
-            assert_eq!(max_threads(), 3);
+            assert_eq!(get_max_threads(), 3);
             assert_eq!(run(0).members.into_inner(), 3);
             with(2, || assert_eq!(run(0).members.into_inner(), 2));
-            assert_eq!(max_threads(), 3);
+            assert_eq!(get_max_threads(), 3);
         });
         assert_eq!(run(0).members.into_inner(), 1);
         assert!(WORKERS.take().is_empty());
@@ -340,7 +331,7 @@ mod tests {
             // SAFETY: the test passes a number that outlives the region.
             let all = unsafe { &*data.cast::<AtomicU64>() };
             all.fetch_add(run(4).members.into_inner(), SeqCst);
-            assert_eq!(num_threads(), 2);
+            assert_eq!(get_num_threads(), 2);
         }
         let all = AtomicU64::new(0);
         // SAFETY: `outer` takes the number.
