@@ -100,7 +100,7 @@ lint: wheel $(VENV)/.tables ## ruff, mypy, rustfmt, clippy; warnings are errors
 
 dist: setup ## dist/rust-host-*.tar.xz: the binary with every library it needs
 	$(call step,building the self-contained archive)
-	@RUST_HOST_BUNDLE=1 cargo build --release --locked --quiet --features rust-host-cli/batch
+	@cargo build --release --locked --quiet --features rust-host-cli/batch
 	@python rust_host/bundle.py target/release dist
 
 clean: ## remove everything that was built, trained or installed here

@@ -4,13 +4,15 @@ usage: bundle.py BUILD_FOLDER OUT_FOLDER [tar]   writes OUT_FOLDER/rust-host-VER
 
     rust-host-0.1.0-linux-x86_64/
         bin/rust-host
-        lib/rust-host-program  librust_host_torch_library.so  libtorch_cpu.so  libc10.so  …  libtorch-version
+        lib/rust-host-program  librust_host_embedded.so      what `rust-host build` makes programs and libraries of
+            librust_host_torch_library.so  libtorch_cpu.so  libc10.so  …  libtorch-version
         licenses/
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import platform
 import re
 import shutil
@@ -45,6 +47,22 @@ def closure(start: Path, folders: list[Path]) -> dict[str, Path]:
             found[name] = places[0]
             open_.append(places[0])
     return found
+
+
+def look_in_own_folder(copy: Path) -> None:
+    """Has the copy of a library look for the others beside itself alone, as `rust-host build` does.
+
+    torch's look in `../../nvidia` before that, and ours in the virtual environment: anybody's folders where the
+    archive is unpacked.
+    """
+    out = subprocess.run(["readelf", "-d", copy], capture_output=True, text=True, check=True).stdout
+    for path in re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.+)\]", out):
+        text, own = f"\0{path}\0".encode(), b"\0$ORIGIN\0"
+        with copy.open("r+b") as file, mmap.mmap(file.fileno(), 0) as bytes_:
+            place = bytes_.find(text)
+            if place < 0 or len(text) < len(own):
+                sys.exit(f"error: `{copy.name}` looks for its libraries in `{path}`, and that cannot be changed")
+            bytes_[place : place + len(own)] = own
 
 
 def licences(target: Path, site: Path, libraries: dict[str, Path]) -> None:
@@ -105,10 +123,11 @@ def main(build: Path, out: Path, kind: str = "tar.xz") -> None:
         backend = build / "librust_host_torch_library.so"
         libraries = closure(backend, folders)
         shutil.copy(build / "rust-host", top / "bin")
-        shutil.copy(build / "rust-host-program", top / "lib")
-        shutil.copy(backend, top / "lib")
-        for library, path in libraries.items():
+        for host in ("rust-host-program", "librust_host_embedded.so"):  # of what `build` writes
+            shutil.copy(build / host, top / "lib")
+        for library, path in {backend.name: backend, **libraries}.items():
             shutil.copy(path, top / "lib" / library)
+            look_in_own_folder(top / "lib" / library)
         torch_version = (site / "torch" / "version.py").read_text()
         (top / "lib" / "libtorch-version").write_text(re.search(r"__version__ = '(.+)'", torch_version)[1] + "\n")  # type: ignore[index]
         licences(top / "licenses", site, libraries)

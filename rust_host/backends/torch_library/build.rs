@@ -5,14 +5,11 @@ use std::{env, error::Error, fs, os::unix::fs::symlink, path::PathBuf};
 const FILE: &str = "librust_host_torch_library.so";
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // In a bundle libtorch lies beside it, in a wheel in the package `torch` beside its own. A development build has it in the
-    // virtual environment, whose path must not be in what is given away: on another machine that folder may be anybody's.
+    // In a wheel libtorch lies in the package `torch` beside its own. A development build has it in the virtual environment,
+    // whose path must not be in what is given away: on another machine that folder may be anybody's. (`bundle.py` takes it out.)
     println!("cargo::rustc-link-arg=-Wl,-rpath,$ORIGIN:$ORIGIN/../torch/lib");
-    let given_away = ["RUST_HOST_BUNDLE", "PYO3_BUILD_EXTENSION_MODULE"].map(|name| {
-        println!("cargo::rerun-if-env-changed={name}");
-        env::var_os(name).is_some()
-    });
-    if !given_away.contains(&true) {
+    println!("cargo::rerun-if-env-changed=PYO3_BUILD_EXTENSION_MODULE");
+    if env::var_os("PYO3_BUILD_EXTENSION_MODULE").is_none() {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", env::var("DEP_RUST_HOST_TORCH_LIBTORCH")?);
     }
     show_to_maturin()
