@@ -96,5 +96,5 @@ def test_the_source_archive_has_everything_that_a_build_needs(tmp_path):
     assert sources(Path("py_authoring")) <= names
     assert {f"rust_host/python/{f}" for f in sources(Path("rust_host/python/rust_host"))} <= names
     assert {"rust_host/backends/torch/build.rs", "rust_host/backends/torch/csrc/shim.h"} <= names
-    assert "rust_host/backends/torch_library/build.rs" in names
+    assert {"rust_host/backends/torch_library/build.rs", "rust_host/embedded/csrc/host.c"} <= names
     assert not [n for n in names if n.endswith((".so", ".pt", ".pyc")) or "/runs/" in n or n.startswith("target/")]

@@ -89,7 +89,7 @@ enum Command {
         after_help = "Example:\n  rust-host tune models/mnist --for throughput\n\n`run`, `bench` and the Python module then use what it found, unless told otherwise."
     )]
     Tune(TuneArgs),
-    /// Make one program of a compiled model, which needs nothing but the C library
+    /// Make one program of a compiled model, which needs nothing but the C library; or a library for programs in C, C++ and Rust
     #[command(
         after_help = "Example:\n  rust-host build models/mnist -o digits\n  ./digits 7.png\n\nExit code 1: it needs libtorch, or does not reproduce its golden examples here."
     )]
@@ -293,6 +293,9 @@ struct BuildArgs {
     /// For a model that calls operators of libtorch: make FILE a folder with the program and libtorch (450 MB) in it
     #[arg(long)]
     with_libtorch: bool,
+    /// For programs in C, C++ or Rust: make FILE a folder with a static library and a header that declares the model as a function
+    #[arg(long, conflicts_with = "with_libtorch")]
+    header: bool,
     /// Open the compiled code of the file with this SHA-256; only for a file that you trust
     #[arg(long, value_name = "SHA256", value_parser = sha256)]
     trust: Vec<String>,
@@ -436,7 +439,12 @@ fn settle(command: Command) -> Result<Parsed> {
             let wanted = Some(Platform::Compiled).filter(|_| b.file.is_dir());
             let policy = Policy { trusted: b.trust, signed_by: b.signed.settle()?, ..Policy::default() };
             let file = versions::file(&b.file, wanted)?;
-            Parsed::Build(build::Settings { file, output: b.output, policy, with_libtorch: b.with_libtorch }, b.json)
+            let form = match (b.with_libtorch, b.header) {
+                (true, _) => build::Form::WithLibtorch,
+                (_, true) => build::Form::Library,
+                _ => build::Form::Program,
+            };
+            Parsed::Build(build::Settings { file, output: b.output, form, policy }, b.json)
         }
         Command::Run(r) if tables::are_meant(&r.input.input, r.output.as_deref()) => Parsed::Tables(tables::Settings {
             file: r.file.settle()?,

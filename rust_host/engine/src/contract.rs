@@ -208,6 +208,19 @@ impl Contract {
         self.outputs.iter().find(|o| o.name == name)
     }
 
+    /// The names of the inputs' free dimensions, each where it comes first.
+    pub fn free_axes(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        for dim in self.inputs.iter().flat_map(|input| &input.dims) {
+            if let Dim::Named(name) = dim
+                && !found.contains(&name.as_str())
+            {
+                found.push(name.as_str());
+            }
+        }
+        found
+    }
+
     /// `forward` as the contract describes it, for files whose own text does not.
     pub fn forward(&self) -> Method {
         let argument = |input: &Input| Argument {

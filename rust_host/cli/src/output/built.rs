@@ -1,7 +1,7 @@
-//! The program that `build` wrote.
+//! What `build` wrote.
 
 use super::Answer;
-use crate::commands::build::Built;
+use crate::commands::build::{Built, Form};
 use rust_host_console::table;
 use serde_json::json;
 
@@ -12,14 +12,19 @@ pub(crate) fn build(built: &Built, as_json: bool) -> Answer {
     if as_json {
         return Answer::document(&json!({
             "path": path, "bytes": built.bytes, "model_name": verified.model_name, "model_sha256": built.model_digest,
-            "with_libtorch": built.with_libtorch, "examples": verified.verdict.examples, "ok": verified.verdict.ok,
+            "with_libtorch": built.form == Form::WithLibtorch, "declares": built.declares,
+            "examples": verified.verdict.examples, "ok": verified.verdict.ok,
         }));
     }
-    Answer::text(format!(
+    let mut text = format!(
         "{path}: {}, {}, reproduces all of {} golden examples {}\n",
         verified.model_name,
         table::bytes(built.bytes),
         verified.verdict.examples,
-        if built.with_libtorch { "with libtorch" } else { "without libtorch" },
-    ))
+        if built.form == Form::WithLibtorch { "with libtorch" } else { "without libtorch" },
+    );
+    if let Some(prototype) = &built.declares {
+        text.push_str(&format!("  {prototype}\n"));
+    }
+    Answer::text(text)
 }
