@@ -61,10 +61,11 @@ test-python: wheel $(VENV)/.tables
 	$(call step,pytest)
 	@pytest
 
-bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; start-up; programs (45 minutes)
+bench: wheel ## beside other engines: ONNX Runtime, OpenVINO, PyTorch, a C++ loop; start-up; programs (50 minutes)
 	@python benches/peers.py
 	@python benches/start.py
 	@python benches/program.py
+	@python benches/calls.py
 
 bench-training: setup $(VENV)/.tables ## the training loop beside one written by hand and Lightning's Trainer (4 minutes)
 	@python benches/training.py

@@ -415,9 +415,9 @@ class ExportSection(Section):
     batch_sizes: list[Count] = Field(
         default=[1, 2, 5], min_length=1, description="sizes at which both models are compared"
     )
-    cpu: Literal["native", "x86-64-v3", "x86-64-v4"] = Field(
+    cpu: Literal["native", "x86-64-v3", "x86-64-v4", "x86-64-v3+v4"] = Field(
         default="native",
-        description="what a compiled model is for: this very processor, or any with AVX2 (v3) or AVX-512 (v4)",
+        description="what a compiled model is for: this very processor, any with AVX2 (v3), AVX-512 (v4), or both",
     )
     without_libtorch: bool = Field(
         default=False, description="a compiled model that needs libtorch for an operator is refused, with its line"

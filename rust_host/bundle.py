@@ -49,20 +49,27 @@ def closure(start: Path, folders: list[Path]) -> dict[str, Path]:
     return found
 
 
+def run_paths(library: Path) -> list[str]:
+    """Where the loader looks for what a library needs."""
+    out = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    return re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.+)\]", out)
+
+
 def look_in_own_folder(copy: Path) -> None:
     """Has the copy of a library look for the others beside itself alone, as `rust-host build` does.
 
     torch's look in `../../nvidia` before that, and ours in the virtual environment: anybody's folders where the
     archive is unpacked.
     """
-    out = subprocess.run(["readelf", "-d", copy], capture_output=True, text=True, check=True).stdout
-    for path in re.findall(r"\((?:RUNPATH|RPATH)\).*\[(.+)\]", out):
+    copy.chmod(0o755)
+    for path in run_paths(copy):
         text, own = f"\0{path}\0".encode(), b"\0$ORIGIN\0"
         with copy.open("r+b") as file, mmap.mmap(file.fileno(), 0) as bytes_:
             place = bytes_.find(text)
-            if place < 0 or len(text) < len(own):
-                sys.exit(f"error: `{copy.name}` looks for its libraries in `{path}`, and that cannot be changed")
-            bytes_[place : place + len(own)] = own
+            if place >= 0 and len(text) >= len(own):
+                bytes_[place : place + len(own)] = own
+    if wrong := [path for path in run_paths(copy) if path != "$ORIGIN"]:
+        sys.exit(f"error: `{copy.name}` looks for its libraries in `{wrong[0]}`, and that cannot be changed")
 
 
 def licences(target: Path, site: Path, libraries: dict[str, Path]) -> None:

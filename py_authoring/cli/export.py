@@ -42,8 +42,8 @@ Examples:
 )
 @click.option(
     "--cpu",
-    type=click.Choice(["native", "x86-64-v3", "x86-64-v4"]),
-    help="What compiled code is for: this processor, any with AVX2, or with AVX-512. Default: the recipe's export.cpu.",
+    type=click.Choice(["native", "x86-64-v3", "x86-64-v4", "x86-64-v3+v4"]),
+    help="What compiled code is for: this processor, or any with AVX2 (v3), AVX-512 (v4). Default: the recipe's.",
 )
 @click.option("--checkpoint", metavar="best|last|PATH", help="A file, a run's folder, best or last. Default: best.")
 @click.option("--untrained", is_flag=True, help="Export the initial weights of training.seed.")

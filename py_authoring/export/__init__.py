@@ -26,7 +26,7 @@ from py_authoring.difference import Difference
 from py_authoring.errors import ModelFileError, RecipeError
 from py_authoring.export import archive, golden, picture, signature
 from py_authoring.export.cases import EXTRA_BATCH_SIZES, GRAPH_BATCH_SIZES, Cases, golden_cases, run_cases
-from py_authoring.export.parity import Report, Runner, compare, run
+from py_authoring.export.parity import Report, Runner, compare, farthest, run
 from py_authoring.export.precision import (
     check_metrics,
     describe_change,
@@ -125,12 +125,12 @@ class Form:
     Attributes:
         notes: what a person should know.
         write: contract and golden examples → the file's bytes.
-        load: the file's bytes → what runs them.
+        load: the file's bytes → what runs them; for each kind of processor that it has code for.
     """
 
     notes: list[str]
     write: Callable[[Contract, bytes], bytes]
-    load: Callable[[bytes], Runner]
+    load: Callable[[bytes], list[Runner]]
 
 
 def export(
@@ -154,7 +154,7 @@ def export(
         model: a name in ./models, or a path to a model's folder.
         method: `script`, `trace`, `compiled` or `onnx`; default: the recipe's.
         precision: `fp32`, `bf16` or `int8-dynamic`; default: the recipe's.
-        cpu: `native`, `x86-64-v3` or `x86-64-v4`, of a compiled model; default: the recipe's.
+        cpu: `native`, `x86-64-v3`, `x86-64-v4` or `x86-64-v3+v4`, of a compiled model; default: the recipe's.
         checkpoint: `best` or `last` of the latest run, a run's folder, or a file; default: best.
         untrained: export the initial weights; a recipe without data has no others.
         overrides: `key=value` texts, as `export.golden_count=8`.
@@ -257,12 +257,13 @@ def build(weights: Weights, splits: Splits | None = None, command: str | None = 
         allowed = tolerances(compared, small, section.rtol, section.atol)
         contract = _with_tolerances(contract, allowed)
     data = form.write(contract, stored)
-    exported = form.load(data)
-    if target is not model:
-        compare(exported, small, *own_tolerance(section.precision))  # what the wide tolerance below would let through
-    report = compare(exported, compared, section.rtol, section.atol, allowed)
+    reports = []
+    for exported in form.load(data):
+        if target is not model:
+            compare(exported, small, *own_tolerance(section.precision))  # what the wide tolerance below lets through
+        reports.append(compare(exported, compared, section.rtol, section.atol, allowed))
     golden.from_bytes(stored, contract)
-    return Exported(data, contract, kept, report, notes)
+    return Exported(data, contract, kept, farthest(reports), notes)
 
 
 def _with_tolerances(contract: Contract, allowed: Mapping[str, tuple[float, float]]) -> Contract:
@@ -318,7 +319,7 @@ def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSecti
         return Form(
             library.notes,
             partial(compiled.to_bytes, library),
-            lambda data: _flat_runner(compiled.Package(data).run, names, layout),
+            lambda data: [_flat_runner(compiled.Package(data, code).run, names, layout) for code in library.codes],
         )
     if section.method == "onnx":
         from py_authoring.export import onnx_file
@@ -327,7 +328,7 @@ def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSecti
         return Form(
             graph.notes,
             partial(onnx_file.to_bytes, graph),
-            lambda data: _flat_runner(onnx_file.Session(data).run, names, layout),
+            lambda data: [_flat_runner(onnx_file.Session(data).run, names, layout)],
         )
     if section.method == "script":
         module = script(model)
@@ -338,7 +339,9 @@ def _form(model: nn.Module, sampler: Sampler, cases: Cases, section: ExportSecti
         same = sampler.draw(first.sizes, 77)
         module = trace(model, names, first.inputs, [same, *(case.inputs for case in others[:8])])
         notes = []
-    return Form(notes, partial(archive.to_bytes, module), lambda data: _runner(archive.from_bytes(data), names, layout))
+    return Form(
+        notes, partial(archive.to_bytes, module), lambda data: [_runner(archive.from_bytes(data), names, layout)]
+    )
 
 
 def _runner(module: torch.jit.ScriptModule, names: Sequence[str], layout: Layout) -> Runner:

@@ -28,7 +28,7 @@ from py_authoring.errors import AuthoringError, UnavailableError, WriteError
 from py_authoring.export import checked_loops, elf, in_place, kernels, linking, program
 from py_authoring.export.cases import Cases
 from py_authoring.export.operators import Need, needs_of, watch_operators
-from py_authoring.export.processors import Processor, find_processor, generating_for
+from py_authoring.export.processors import Processor, find_processor, find_processors, generating_for
 from py_authoring.export.program import Limits
 from py_authoring.export.samples import Sampler
 from py_authoring.export.silence import silence
@@ -58,6 +58,8 @@ _ONE_THREAD: dict[str, Any] = {"cpp.dynamic_threads": False, "cpp.threads": 1}
 _FEW_OPERATIONS = 2_000_000
 #: What g++ says is wrong, without the place in a file that is gone by now.
 _COMPLAINT = re.compile(r"(?m)\b(?:fatal )?error: .+$|cannot find .+$|undefined reference .+$")
+#: Beside `model`, the name that torch loads: the same for a processor that has more.
+BETTER = "x86-64-v4"
 #: What torch does not need in order to load the package. It needs the library, its metadata, and for operators without
 #: a C function of their own a list of them.
 _SOURCES = (".cpp", ".h", ".o", ".kernel_metadata.json", "_flags.json")
@@ -68,16 +70,15 @@ class Library:
     """What the compiler made.
 
     Attributes:
-        files: name → content: the shared library and what torch wants to know about it.
+        codes: for each kind of processor its name in the package, and name → content of its files: the shared library
+            and what torch wants to know about it. `model`, which torch loads, comes first and runs on most processors.
         limits: sizes that the code was made for.
-        isa: the vector instructions that it uses.
         needs: what it asks of its host that only libtorch has.
         notes: what a person should know.
     """
 
-    files: dict[str, bytes]
+    codes: dict[str, dict[str, bytes]]
     limits: Limits
-    isa: str
     needs: list[Need]
     notes: list[str]
 
@@ -90,7 +91,7 @@ def compile_model(
     debug: bool = False,
     cpu: str = "native",
 ) -> Library:
-    """Compiles a model in evaluation mode for a kind of processor; drops the cases that the code is not for.
+    """Compiles a model in evaluation mode for the processors of `export.cpu`; drops the cases that it is not for.
 
     Raises:
         UnavailableError: no C++ compiler, one that fails, or none that knows the processor's vector instructions; or
@@ -99,7 +100,7 @@ def compile_model(
         RefusedError: the model has control flow, a fixed size, or something that the compiler does not know.
     """
     compiler = find_compiler()
-    processor = find_processor(cpu)
+    processors = find_processors(cpu)
     inputs, free = program.recording_inputs(sampler, cases, batch_sizes)
     with program.watch_sizes() as seen, program.lstms_of_any_length(), silence(not debug), torch.no_grad():
         try:
@@ -113,28 +114,39 @@ def compile_model(
             raise
         except Exception as error:  # torch raises a dozen kinds, and whatever forward raises
             raise program.refused(error, seen, "a compiled model") from error
+        codes: dict[str, dict[str, bytes]] = {}
         try:
             with watch_operators() as places:
-                files = compile_program(exported, inputs, compiler, processor)
+                for processor, name in zip(processors, ["model", BETTER], strict=False):
+                    codes[name] = compile_program(exported, inputs, compiler, processor)
         except Exception as error:  # the code generator, the autotuner and g++ raise each their own
             raise _of_this_machine(error, compiler) or program.refused(error, seen, "a compiled model") from error
-    metadata_file = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
-    library = next((data for name, data in files.items() if name.endswith(".so")), None)
-    if metadata_file is None or library is None:
+    isas = [_isa_of(files, compiler) for files in codes.values()]
+    needs = list(dict.fromkeys(need for files in codes.values() for need in needs_of(files, places)))
+    glibc = max(elf.needed_glibc(_library_of(files) or b"") for files in codes.values())
+    notes += _said(isas, needs, glibc)
+    return Library(codes, limits, needs, notes)
+
+
+def _library_of(files: Mapping[str, bytes]) -> bytes | None:
+    return next((data for name, data in files.items() if name.endswith(".so")), None)
+
+
+# The vector instructions that the code uses.
+def _isa_of(files: Mapping[str, bytes], compiler: str) -> str:
+    metadata = next((data for name, data in files.items() if name.endswith("_metadata.json")), None)
+    if metadata is None or _library_of(files) is None:
         raise UnavailableError(
             f"torch {torch.__version__} compiled no library with metadata that this export knows",
             hint="take the torch that this project names; `--method script` needs no compiler",
         )
-    metadata = json.loads(metadata_file)
-    isa = str(metadata.get("AOTI_CPU_ISA", ""))
+    isa = str(json.loads(metadata).get("AOTI_CPU_ISA", ""))
     if isa in ("", "INVALID_VEC_ISA"):
         raise UnavailableError(
             f"`{compiler}` made scalar code only: it does not know this processor's vector instructions",
             hint="take a newer g++: `CXX=g++-13 py-authoring export …`",
         )
-    needs = needs_of(files, places)
-    notes += _said(isa, needs, elf.needed_glibc(library))
-    return Library(files, limits, isa, needs, notes)
+    return isa
 
 
 def to_bytes(library: Library, contract: Contract, golden: bytes) -> bytes:
@@ -144,8 +156,9 @@ def to_bytes(library: Library, contract: Contract, golden: bytes) -> bytes:
 
     buffer = io.BytesIO()
     with PT2ArchiveWriter(buffer) as writer:
-        for name, data in library.files.items():
-            writer.write_bytes(f"{AOTINDUCTOR_DIR}model/{name}", data)
+        for code, files in library.codes.items():
+            for name, data in files.items():
+                writer.write_bytes(f"{AOTINDUCTOR_DIR}{code}/{name}", data)
         writer.write_bytes(f"{EXTRA_DIR}{CONTRACT_FILE}", contract.to_json().encode())
         writer.write_bytes(f"{EXTRA_DIR}{GOLDEN_FILE}", golden)
     return buffer.getvalue()
@@ -156,12 +169,13 @@ class Package:
 
     Args:
         data: the whole file.
+        code: which of its codes, one of `Library.codes`.
 
     Raises:
         WriteError: the temporary folder is full, or not writable.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, code: str = "model") -> None:
         _share_libtorch()
         # torch opens a package by its path only, and has read all of it when this returns
         try:
@@ -169,7 +183,7 @@ class Package:
                 file.write(data)
                 file.flush()
                 # aoti_load_package without its wish to read every extra file as text: the golden examples are none
-                self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(file.name, "model", False, 1, -1)
+                self._loader: Any = torch._C._aoti.AOTIModelPackageLoader(file.name, code, False, 1, -1)
         except OSError as error:
             raise _no_room(error.strerror or str(error)) from error
 
@@ -301,8 +315,8 @@ def _share_libtorch() -> None:
         _shared.append(ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL))
 
 
-def _said(isa: str, needs: Sequence[Need], glibc: tuple[int, int]) -> list[str]:
-    built = f"compiled for {isa}: other processors need an export of their own"
+def _said(isas: Sequence[str], needs: Sequence[Need], glibc: tuple[int, int]) -> list[str]:
+    built = f"compiled for {' and for '.join(isas)}: other processors need an export of their own"
     runs = f"needs libtorch for {', '.join(map(str, needs))}" if needs else "runs without libtorch"
     newer = f"needs glibc {glibc[0]}.{glibc[1]}, which systems from before this one may lack"
     return [f"{built}; {runs}"] + [newer] * (glibc > linking.OLDEST_GLIBC)

@@ -7,7 +7,7 @@ largest differences), or a `ParityError` and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +111,12 @@ def compare(
         report.cases += 1
     report.differences = {name: worst(differences) for name, differences in seen.items()}
     return report
+
+
+def farthest(reports: Sequence[Report]) -> Report:
+    """What was seen of several forms of one model on the same cases: the largest differences of all."""
+    names = reports[0].differences
+    return replace(reports[0], differences={name: worst([r.differences[name] for r in reports]) for name in names})
 
 
 def _run_exported(exported: Runner, case: Case) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ from py_authoring.errors import UnavailableError
 #: What g++ may use besides the vector instructions that the metadata name, by torch's word for a processor. Without it
 #: g++ uses all that this very processor has, and nobody could tell whether another one has it too.
 MACHINES = {"AVX2": "x86-64-v3", "AVX512": "x86-64-v4"}
+#: Code of both levels in one package.
+BOTH = "x86-64-v3+v4"
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,28 @@ class Processor:
     is_this: bool
 
 
-def find_processor(cpu: str) -> Processor:
-    """What `export.cpu` means here.
+def find_processors(cpu: str) -> list[Processor]:
+    """What `export.cpu` means here: one kind of processor, or both levels, the lower first.
+
+    Args:
+        cpu: as in the recipe.
+
+    Raises:
+        UnavailableError: this processor lacks the instructions, and an export runs what it made.
+
+    Example:
+        >>> [processor.is_this for processor in find_processors("native")]
+        [True]
+    """
+    return [find_processor(each, asked=cpu) for each in (sorted(MACHINES.values()) if cpu == BOTH else [cpu])]
+
+
+def find_processor(cpu: str, asked: str | None = None) -> Processor:
+    """What one of them means.
 
     Args:
         cpu: `native`, `x86-64-v3` or `x86-64-v4`.
+        asked: what the user said, if it is another word.
 
     Raises:
         UnavailableError: this processor lacks the instructions, and an export runs what it made.
@@ -49,7 +68,8 @@ def find_processor(cpu: str) -> Processor:
     wanted = next(capability for capability, machine in MACHINES.items() if machine == cpu)
     if here not in MACHINES or here < wanted:  # AVX2 < AVX512
         raise UnavailableError(
-            f"`--cpu {cpu}` is code with {wanted}, which this processor does not have, and an export runs what it made",
+            f"`--cpu {asked or cpu}` is code with {wanted}, which this processor does not have, "
+            "and an export runs what it made",
             hint="export on such a processor, or with `--cpu native`",
         )
     return Processor(wanted, cpu, False)

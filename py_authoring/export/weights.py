@@ -65,7 +65,7 @@ def load_weights(
         untrained: take the initial weights of training.seed; a recipe without data has no others.
         method: script, trace, compiled or onnx; default: the recipe's.
         precision: fp32, bf16 or int8-dynamic; default: the recipe's.
-        cpu: native, x86-64-v3 or x86-64-v4; default: the recipe's.
+        cpu: native, x86-64-v3, x86-64-v4 or x86-64-v3+v4; default: the recipe's.
         overrides: `key=value` texts.
 
     Raises:

@@ -19,7 +19,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             .pic(true)
             .warnings(true)
             .extra_warnings(true)
-            .cargo_metadata(false)
             .try_compile_intermediates()?;
         Ok(fs::read(objects.first().ok_or("there is no object")?)?)
     };

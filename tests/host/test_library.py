@@ -192,6 +192,7 @@ def test_what_cannot_become_a_library_is_a_sentence(compiled_digits: Path, tmp_p
         ("9digits", (), 2, "cannot name functions of C"),
         ("größe", (), 2, "cannot name functions of C"),
         ("x" * 97, (), 2, "cannot name functions of C"),
+        ("string", (), 2, "would be taken for the system's `string.h`"),
         ("taken", (), 2, "is a file, expected a folder"),
         ("digits", ("--with-libtorch",), 2, "cannot be used with"),
     ):

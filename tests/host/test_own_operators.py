@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_bool, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-import rust_host
+from rust_host._native import functions_of_packages
 
 #: Name in the interface → torch's dtype, and what `item_<name>` gives, where there is such a function.
 TYPES = {
@@ -33,11 +34,11 @@ TYPES = {
 class Host:
     """One side: its functions by torch's names without the prefix."""
 
-    def __init__(self, library: Path, prefix: str):
-        self.library, self.prefix = ctypes.CDLL(str(library)), prefix
+    def __init__(self, find: Callable[[str], Callable[..., int]]):
+        self.find = functools.cache(find)
 
     def call(self, name: str, *arguments: object) -> int:
-        return int(getattr(self.library, self.prefix + name)(*arguments))
+        return int(self.find(f"aoti_torch_{name}")(*arguments))
 
     def made(self, name: str, *arguments: object) -> Tensor:
         handle = c_void_p()
@@ -108,9 +109,9 @@ class Tensor:
 
 @pytest.fixture(scope="module")
 def hosts() -> tuple[Host, Host]:
-    ours = Path(rust_host.__file__).parent / "_native.abi3.so"
-    theirs = Path(torch.__file__).parent / "lib/libtorch_cpu.so"
-    return Host(ours, "rhost_aoti_"), Host(theirs, "aoti_torch_")
+    ours = functions_of_packages()
+    theirs = ctypes.CDLL(str(Path(torch.__file__).parent / "lib/libtorch_cpu.so"))
+    return Host(lambda name: ctypes.CFUNCTYPE(ctypes.c_int)(ours[name])), Host(functools.partial(getattr, theirs))
 
 
 def layout(random: np.random.Generator) -> tuple[list[int], list[int], int]:

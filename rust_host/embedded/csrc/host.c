@@ -1,5 +1,5 @@
-/* Opens the host of a library that `rust-host build --header` wrote, and calls it. Compiled when rust-host is; that command writes
-   the host's and the model's own names over these two. */
+/* Opens the host of a library that `rust-host build --header` wrote, and calls it. Compiled when rust-host is; that command
+   writes the host's and the model's own names over those in host.h. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -20,11 +20,14 @@ static int (*run_model)(void *model, const uintptr_t *arguments);
 static int (*verify_model)(void *model);
 static const char *(*last_error)(void);
 
-/* Why there is no host; empty if there is one. */
-static char missing[256];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* Whether those four are there: set last. */
+static int is_open;
+/* Why there is no host, where this thread asked for it last; else empty. */
+static __thread char missing[256];
 
-static void open_host(void) {
-    /* Stays open: the loader takes a library for one that it has when their paths are the same. */
+/* The host in a file in memory, or -1. */
+static int file_of_host(void) {
     int file = memfd_create("rust_host", MFD_CLOEXEC);
     uint64_t done = 0;
     while (file >= 0 && done < HOST(_size)) {
@@ -35,17 +38,57 @@ static void open_host(void) {
             break;
         }
     }
-    if (done < HOST(_size)) {
-        snprintf(missing, sizeof missing, "%llu bytes of the host cannot be put into memory: %s",
-                 (unsigned long long)HOST(_size), strerror(errno));
+    if (file >= 0 && done == HOST(_size)) {
+        return file;
+    }
+    snprintf(missing, sizeof missing, "%llu bytes of the host cannot be put into memory: %s",
+             (unsigned long long)HOST(_size), strerror(errno));
+    if (file >= 0) {
+        close(file);
+    }
+    return -1;
+}
+
+/* The library of that file, or NULL. The file stays open where it was opened: the loader takes one library for another if the
+   texts of their paths are the same. Whoever closed all files of the process made a number come again; then the way to it is
+   written longer. */
+static void *library_of(int file) {
+    char path[200] = "/proc/self/fd/";
+    void *other;
+    do {
+        const size_t length = strlen(path);
+        snprintf(path + length, sizeof path - length, "%d", file);
+        other = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+        if (other == NULL) {
+            (void)dlerror();
+            return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        }
+        dlclose(other);
+        snprintf(path + length, sizeof path - length, "./");
+    } while (strlen(path) < sizeof path - 16);
+    return NULL;
+}
+
+/* What this is linked into stays: its models are never closed, and so it must not be unmapped under them. */
+static void stay(void) {
+    Dl_info own;
+    if (dladdr(&is_open, &own) != 0 && own.dli_fname != NULL) {
+        (void)dlopen(own.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+        (void)dlerror();
+    }
+}
+
+/* Under the lock. */
+static void open_host(void) {
+    const int file = file_of_host();
+    if (file < 0) {
         return;
     }
-    char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
-    void *host = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    void *host = library_of(file);
     if (host == NULL) {
         const char *why = dlerror();
         snprintf(missing, sizeof missing, "the host cannot be loaded: %s", why == NULL ? "no reason given" : why);
+        close(file);
         return;
     }
     /* Its functions have these types: it was put into the library by the same rust-host. */
@@ -54,25 +97,26 @@ static void open_host(void) {
     *(void **)&verify_model = dlsym(host, "rust_host_embedded_verify");
     *(void **)&last_error = dlsym(host, "rust_host_embedded_error");
     if (open_model == NULL || run_model == NULL || verify_model == NULL || last_error == NULL) {
-        snprintf(missing, sizeof missing, "the host lacks a function: link the library that one rust-host wrote");
+        snprintf(missing, sizeof missing, "the host lacks a function: build the library again");
+        return;
     }
+    stay();
+    __atomic_store_n(&is_open, 1, __ATOMIC_RELEASE);
 }
 
-/* The model, opened by the first call; NULL if it cannot be. */
+/* The model, opened by the first call; NULL if it cannot be, and the next call tries again. */
 static void *opened(struct model *model) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     void *found = __atomic_load_n(&model->opened, __ATOMIC_ACQUIRE);
     if (found != NULL) {
         return found;
     }
-    pthread_once(&once, open_host);
-    if (missing[0] != '\0') {
-        return NULL;
-    }
     pthread_mutex_lock(&lock);
+    missing[0] = '\0';
+    if (!is_open) {
+        open_host();
+    }
     found = model->opened;
-    if (found == NULL) {
+    if (is_open && found == NULL) {
         found = open_model(model->package, *model->length, model->name);
         __atomic_store_n(&model->opened, found, __ATOMIC_RELEASE);
     }
@@ -91,5 +135,5 @@ int HOST(_verify)(struct model *model) {
 }
 
 const char *HOST(_error)(void) {
-    return last_error == NULL || missing[0] != '\0' ? missing : last_error();
+    return missing[0] != '\0' || !__atomic_load_n(&is_open, __ATOMIC_ACQUIRE) ? missing : last_error();
 }

@@ -3,6 +3,8 @@
 
 #define HOST(of) rust_host_in_place_of_the_host_of_this_version##of
 #define MODEL(of) rust_host_in_place_of_the_name_of_the_model_that_is_at_most_ninety_six_bytes_long_and_never_longer_##of
+#define DATA(of) \
+    rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_a_word_before_it_##of
 
 struct model {
     const unsigned char *package;
@@ -11,6 +13,8 @@ struct model {
     void *opened;
 };
 
-__attribute__((visibility("hidden"))) int HOST(_run)(struct model *model, const uintptr_t *arguments);
-__attribute__((visibility("hidden"))) int HOST(_verify)(struct model *model);
-__attribute__((visibility("hidden"))) const char *HOST(_error)(void);
+#define WITHIN_THE_LIBRARY __attribute__((visibility("hidden")))
+
+WITHIN_THE_LIBRARY int HOST(_run)(struct model *model, const uintptr_t *arguments);
+WITHIN_THE_LIBRARY int HOST(_verify)(struct model *model);
+WITHIN_THE_LIBRARY const char *HOST(_error)(void);

@@ -1,7 +1,7 @@
 //! The host inside a static library that `rust-host build --header` wrote, which may be linked into any program.
 //!
-//! A shared library, opened from memory by the few lines of C in that library (`csrc/host.c`): so nothing of Rust, and no name
-//! but the model's own functions, is in the program that links it, which may be of another Rust or have several models.
+//! A shared library, opened from memory by the few lines of C in that library (`csrc/host.c`): so nothing of Rust, and no
+//! name but the model's own functions, is in the program that links it, which may be of another Rust or have several models.
 //! Nothing here prints, exits or unwinds into its caller.
 #![expect(unsafe_code, reason = "a C interface: the caller's pointers, which C cannot describe better")]
 
@@ -14,6 +14,7 @@ use std::{
     ffi::{CStr, CString, c_char, c_int},
     panic::{self, AssertUnwindSafe},
     ptr, slice,
+    sync::Once,
 };
 
 thread_local! {
@@ -31,6 +32,9 @@ pub unsafe extern "C" fn rust_host_embedded_open(
     length: u64,
     name: *const c_char,
 ) -> *const Embedded {
+    static ONCE: Once = Once::new();
+    // A panic is told by the sentence alone. This library has a standard library of its own: nobody else's hook is taken.
+    ONCE.call_once(|| panic::set_hook(Box::new(|_| {})));
     // SAFETY: as the caller promises.
     let (package, name) = unsafe { (slice::from_raw_parts(package, length as usize), CStr::from_ptr(name)) };
     let mut opened = ptr::null();
@@ -41,12 +45,12 @@ pub unsafe extern "C" fn rust_host_embedded_open(
     opened
 }
 
-/// Runs it: sizes of the free axes, then where inputs begin, then where outputs begin, in the order of the contract. Returns 0, or 1
-/// with a sentence.
+/// Runs it: sizes of the free axes, then where inputs begin, then where outputs begin, in the order of the contract. Returns
+/// 0, or 1 with a sentence.
 ///
 /// # Safety
-/// `model` was opened; `arguments` are as many as that, and every place holds a row-major tensor of the contract's shape at those
-/// sizes, which nobody else writes to, and reads from if it is an output.
+/// `model` was opened; `arguments` are as many as that, and every place holds a row-major tensor of the contract's shape at
+/// those sizes, which nobody else writes to, and reads from if it is an output.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn rust_host_embedded_run(model: &Embedded, arguments: *const usize) -> c_int {
     told(|| {
@@ -64,7 +68,8 @@ pub extern "C" fn rust_host_embedded_verify(model: &Embedded) -> c_int {
 /// The sentence about what went wrong last on this thread, until the next one; empty if nothing has.
 #[unsafe(no_mangle)]
 pub extern "C" fn rust_host_embedded_error() -> *const c_char {
-    LAST.with_borrow(|text| text.as_ptr())
+    // A thread that ends has none any more.
+    LAST.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// 0, or 1 after the sentence was kept for this thread.
@@ -79,6 +84,8 @@ fn told(work: impl FnOnce() -> Result<()>) -> c_int {
         Some(hint) => format!("{} ({hint})", error.message),
         None => error.message,
     };
-    LAST.set(CString::new(text.replace(['\0', '\n'], " ")).unwrap_or_default());
+    let text = CString::new(text.replace(['\0', '\n'], " ")).unwrap_or_default();
+    // A thread that ends keeps none.
+    let _kept = LAST.try_with(|last| last.replace(text));
     1
 }

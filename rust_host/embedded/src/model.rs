@@ -18,6 +18,12 @@ pub struct Embedded {
     axes: Vec<String>,
 }
 
+/// C calls it from any thread, which the compiler does not see.
+const _: () = {
+    const fn may_be_shared<T: Send + Sync>() {}
+    may_be_shared::<Embedded>();
+};
+
 /// An input, which belongs to the caller and is read until the call returns.
 struct Given {
     start: NonNull<u8>,
@@ -57,7 +63,8 @@ impl Embedded {
     }
 
     /// # Errors
-    /// `InvalidInput` for a size or a place that cannot be; what running the model says; `Mismatch` for an output of another shape.
+    /// `InvalidInput` for a size or a place that cannot be; what running the model says; `Mismatch` for an output of another
+    /// shape.
     ///
     /// # Safety
     /// As [`rust_host_embedded_run`](crate::rust_host_embedded_run)'s.
@@ -106,7 +113,7 @@ impl Embedded {
     }
 
     /// # Errors
-    /// `Mismatch` with the first output that is off; what running the model says.
+    /// `Mismatch` if an output is off by more than the contract allows; what running the model says.
     pub(crate) fn verify(&self) -> Result<()> {
         let verdict = golden::verify(&self.model)?;
         match verdict.ok {

@@ -50,34 +50,54 @@ impl Default for BuiltFor {
     }
 }
 
-/// Where torch puts what it compiled; `model` is the name of one that is given none.
-const FOLDER: &str = "data/aotinductor/model/";
+/// Where torch puts what it compiled, each model in a folder of its name.
+const FOLDER: &str = "data/aotinductor";
+/// The model that torch loads, and before it the same for processors that have more (`py-authoring export --cpu x86-64-v3+v4`).
+const CODES: [&str; 2] = ["x86-64-v4", "model"];
 
 impl<'a> Package<'a> {
-    /// Finds the code in an archive and reads its symbols.
+    /// Finds the code in an archive, of several the best that this machine runs, and reads its symbols.
     ///
     /// # Errors
-    /// `InvalidModel` if there is no code, more than one model, or the code is no whole library.
+    /// As [`Package::all`].
     pub fn read(archive: &'a Archive) -> Result<Self> {
-        let wrong = |text: String| Error::invalid_model(text);
+        let mut codes = Self::all(archive)?;
+        let best = codes.iter().position(|code| code.built_for.check().is_ok());
+        // The last one, if none runs: what it lacks is what the machine has to have.
+        Ok(codes.swap_remove(best.unwrap_or(codes.len() - 1)))
+    }
+
+    /// All codes of the one model in an archive, the best first; at least one.
+    ///
+    /// # Errors
+    /// `InvalidModel` if there is none, another model beside it, or a code is no whole library.
+    pub fn all(archive: &'a Archive) -> Result<Vec<Self>> {
         let names: Vec<&str> = archive.members().map(|(name, _)| name).filter(|name| name.ends_with(".so")).collect();
-        let name = match names.as_slice() {
-            [one] if one.starts_with(FOLDER) => *one,
-            [] => return Err(wrong("the package holds no compiled code".into())),
-            others => {
-                let others = others.join("`, `");
-                return Err(wrong(format!(
-                    "the package holds `{others}`, expected one library in `{FOLDER}`: the model of the name `model`"
-                )));
-            }
+        let folder = |name: &str| {
+            name.strip_prefix(FOLDER)?.strip_prefix('/')?.split_once('/').map(|(folder, _)| folder.to_owned())
         };
+        let found: Vec<&str> = CODES
+            .iter()
+            .flat_map(|code| names.iter().copied().filter(|name| folder(name).as_deref() == Some(*code)))
+            .collect();
+        let is_one_model = found.last().and_then(|name| folder(name)).as_deref() == Some("model")
+            && found.len() == names.len()
+            && found.iter().zip(found.iter().skip(1)).all(|(one, next)| folder(one) != folder(next));
+        match is_one_model {
+            true => found.into_iter().map(|name| Self::of_library(archive, name)).collect(),
+            false if names.is_empty() => Err(Error::invalid_model("the package holds no compiled code")),
+            false => Err(Error::invalid_model(format!(
+                "the package holds `{}`, expected one library in `{FOLDER}/model/`, the model of the name `model`, and at most one \
+                 in `{FOLDER}/x86-64-v4/`",
+                names.join("`, `")
+            ))),
+        }
+    }
+
+    fn of_library(archive: &'a Archive, name: &str) -> Result<Self> {
+        let wrong = |text: String| Error::invalid_model(text);
+        let built_for = built_for(archive, name)?;
         let code = archive.member(name)?.unwrap_or_default();
-        let beside = format!("{}_metadata.json", name.trim_end_matches(".so"));
-        let built_for = match archive.member(&beside)? {
-            Some(json) => serde_json::from_slice(&json)
-                .map_err(|e| wrong(format!("`{beside}` does not say what the code was compiled for: {e}")))?,
-            None => return Err(wrong(format!("`{beside}` is missing, which says what the code was compiled for"))),
-        };
         let elf: ElfFile64 =
             ElfFile64::parse(&*code).map_err(|e| wrong(format!("the compiled code is no 64-bit ELF library: {e}")))?;
         let wanted = |prefixes: [&str; 2]| {
@@ -90,6 +110,16 @@ impl<'a> Package<'a> {
         let (operators, parallel) = (wanted(["aoti_torch_", "Sleef_"]), wanted(["GOMP_", "omp_"]));
         let libraries = needed(&elf).ok_or_else(|| wrong("the compiled code is no whole library".into()))?;
         Ok(Self { code, built_for, operators, parallel, libraries })
+    }
+}
+
+/// What the library of that name was compiled for, by the file beside it.
+fn built_for(archive: &Archive, library: &str) -> Result<BuiltFor> {
+    let beside = format!("{}_metadata.json", library.trim_end_matches(".so"));
+    match archive.member(&beside)? {
+        Some(json) => serde_json::from_slice(&json)
+            .map_err(|e| Error::invalid_model(format!("`{beside}` does not say what the code was compiled for: {e}"))),
+        None => Err(Error::invalid_model(format!("`{beside}` is missing, which says what the code was compiled for"))),
     }
 }
 
@@ -137,9 +167,19 @@ fn has(extension: &str) -> bool {
     match extension.to_ascii_uppercase().as_str() {
         // Code without vector instructions.
         "INVALID_VEC_ISA" => true,
-        "AVX2" => detected!("avx2") && detected!("fma") && detected!("f16c"),
+        // The whole levels x86-64-v3 and v4, which g++ used.
+        "AVX2" => {
+            detected!("avx2")
+                && detected!("fma")
+                && detected!("f16c")
+                && detected!("bmi1")
+                && detected!("bmi2")
+                && detected!("lzcnt")
+                && detected!("movbe")
+        }
         "AVX512" => {
             detected!("avx512f")
+                && detected!("avx512cd")
                 && detected!("avx512dq")
                 && detected!("avx512vl")
                 && detected!("avx512bw")

@@ -9,6 +9,7 @@ use rust_host_engine::{
 };
 use rust_host_loader::{LIBTORCH, TORCH_LIBRARY, keep_loaded, open_torch};
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     sync::{Arc, OnceLock},
@@ -64,6 +65,12 @@ pub(crate) fn threads_of_torch(py: Python<'_>, count: Option<usize>) -> PyResult
 /// The backend for compiled packages.
 pub(crate) fn compiled() -> Arc<dyn Backend> {
     rust_host_compiled::backend(libtorch)
+}
+
+/// The functions that compiled packages call, by their names, and where they are: tests compare them with libtorch's.
+#[pyfunction]
+pub(crate) fn functions_of_packages() -> BTreeMap<&'static str, usize> {
+    rust_host_compiled::own_functions().collect()
 }
 
 fn torch() -> Result<Arc<dyn Backend>> {

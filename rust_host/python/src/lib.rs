@@ -19,7 +19,10 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::{command::main, map::Mapped, model::Model, threads::set_threads, threads::threads, verdict::Verdict};
+    use super::{
+        backends::functions_of_packages, command::main, map::Mapped, model::Model, threads::set_threads,
+        threads::threads, verdict::Verdict,
+    };
     use pyo3::prelude::*;
 
     #[pymodule_init]

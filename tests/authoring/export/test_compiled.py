@@ -70,7 +70,7 @@ def no_compile(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(pair.compiled.path) as archive:
         names = [name for name in archive.namelist() if "/aotinductor/" in name]
         files = {name.rpartition("/")[2]: archive.read(name) for name in names}
-    library = compiled.Library(files, {"batch": (1, None)}, "AVX2", [], [])
+    library = compiled.Library({"model": files}, {"batch": (1, None)}, [], [])
     monkeypatch.setattr(compiled, "compile_model", lambda *arguments: library)
 
 

@@ -12,7 +12,7 @@ from torch._inductor import cpu_vec_isa
 
 from py_authoring.errors import UnavailableError
 from py_authoring.export import compiled, kernels
-from py_authoring.export.processors import find_processor, generating_for
+from py_authoring.export.processors import find_processor, find_processors, generating_for
 from py_authoring.tools import find_compiler
 from tests.authoring.export.test_kernels import exported, in_package
 
@@ -74,3 +74,5 @@ def test_a_level_that_this_processor_does_not_reach_is_refused(
         UnavailableError, match=rf"`--cpu {cpu}` is code with AVX\S+, which this processor does not have"
     ):
         find_processor(cpu)
+    with pytest.raises(UnavailableError, match=r"`--cpu x86-64-v3\+v4` is code with AVX\S+, which this processor"):
+        find_processors("x86-64-v3+v4")

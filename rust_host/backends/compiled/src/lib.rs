@@ -75,6 +75,11 @@ pub fn of_libtorch<'p>(package: &'p Package<'_>) -> Vec<&'p str> {
     [&package.operators, &package.parallel].into_iter().flat_map(|functions| host::lacks(functions)).collect()
 }
 
+/// Our own functions by the names that packages have for them, and where they are: for tests that call them beside libtorch's.
+pub fn own_functions() -> impl Iterator<Item = (&'static str, usize)> {
+    own::functions()
+}
+
 struct Compiled {
     libtorch: Box<dyn Fn() -> Result<PathBuf> + Send + Sync>,
 }

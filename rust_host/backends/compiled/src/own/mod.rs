@@ -37,9 +37,13 @@ answers! {
     "omp_" threads: get_max_threads get_num_threads get_thread_num;
 }
 
-/// Where the function is that answers that name: `aoti_torch_get_sizes`, `GOMP_parallel`.
+/// Each function's name, as a package has it (`aoti_torch_get_sizes`, `GOMP_parallel`), and where it is.
+pub(crate) fn functions() -> impl Iterator<Item = (&'static str, usize)> {
+    FUNCTIONS.iter().map(|(name, at)| (*name, at.0.expose_provenance()))
+}
+
 fn address(function: &str) -> Option<usize> {
-    FUNCTIONS.iter().find(|(name, _)| *name == function).map(|(_, at)| at.0.expose_provenance())
+    functions().find(|(name, _)| *name == function).map(|(_, at)| at)
 }
 
 /// Whether a function is answered here.

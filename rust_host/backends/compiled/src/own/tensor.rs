@@ -186,9 +186,8 @@ unsafe fn tell<T>(tensor: Handle, place: *mut T, value: impl FnOnce(&Tensor) -> 
 
 /// Functions of the interface. Each takes handles that live, places for its answers, and as many numbers as it says.
 macro_rules! interface {
-    ($($(#[$about:meta])* $export:literal fn $name:ident($($argument:ident: $type:ty),*) -> i32 $body:block)*) => {
+    ($($(#[$about:meta])* fn $name:ident($($argument:ident: $type:ty),*) -> i32 $body:block)*) => {
         $($(#[$about])*
-        #[unsafe(export_name = $export)]
         pub(crate) unsafe extern "C" fn $name($($argument: $type),*) -> i32 {
             // SAFETY: who calls is a package's code, which keeps to the interface.
             unsafe { $body }
@@ -198,7 +197,7 @@ macro_rules! interface {
 
 interface! {
     /// Uninitialised memory.
-    "rhost_aoti_empty_strided" fn empty_strided(
+    fn empty_strided(
         axes: i64, sizes: *const i64, strides: *const i64, datatype: i32, device: i32, _index: i32, made: *mut Handle
     ) -> i32 {
         let (sizes, strides) = (numbers(sizes, axes), numbers(strides, axes));
@@ -210,7 +209,7 @@ interface! {
     }
 
     /// Over memory of the caller's, which must live as long.
-    "rhost_aoti_create_tensor_from_blob" fn create_tensor_from_blob(
+    fn create_tensor_from_blob(
         data: *mut c_void, axes: i64, sizes: *const i64, strides: *const i64, offset: i64, datatype: i32, device: i32,
         _index: i32, made: *mut Handle
     ) -> i32 {
@@ -225,7 +224,7 @@ interface! {
         give(make(), made)
     }
 
-    "rhost_aoti_create_tensor_from_blob_v2" fn create_tensor_from_blob_v2(
+    fn create_tensor_from_blob_v2(
         data: *mut c_void, axes: i64, sizes: *const i64, strides: *const i64, offset: i64, datatype: i32, device: i32,
         index: i32, made: *mut Handle, layout: i32, _metadata: *const u8, _metadata_size: i64
     ) -> i32 {
@@ -236,7 +235,7 @@ interface! {
         }
     }
 
-    "rhost_aoti_delete_tensor_object" fn delete_tensor_object(tensor: Handle) -> i32 {
+    fn delete_tensor_object(tensor: Handle) -> i32 {
         if !tensor.is_null() {
             drop(Box::from_raw(tensor));
         }
@@ -244,19 +243,19 @@ interface! {
     }
 
     /// A second handle of the same tensor.
-    "rhost_aoti_new_tensor_handle" fn new_tensor_handle(tensor: Handle, made: *mut Handle) -> i32 {
+    fn new_tensor_handle(tensor: Handle, made: *mut Handle) -> i32 {
         give(tensor.as_ref().and_then(|t| t.view(t.offset, t.sizes(), t.strides())), made)
     }
 
     /// The same memory with other sizes, from `offset` elements behind the storage's start.
-    "rhost_aoti__reinterpret_tensor" fn _reinterpret_tensor(
+    fn _reinterpret_tensor(
         tensor: Handle, axes: i64, sizes: *const i64, strides: *const i64, offset: i64, made: *mut Handle
     ) -> i32 {
         let (sizes, strides) = (numbers(sizes, axes), numbers(strides, axes));
         give(tensor.as_ref().and_then(|t| t.view(t.offset + offset, sizes, strides)), made)
     }
 
-    "rhost_aoti_as_strided" fn as_strided(
+    fn as_strided(
         tensor: Handle, sizes: *const i64, strides: *const i64, made: *mut Handle
     ) -> i32 {
         let view = |t: &Tensor| {
@@ -267,16 +266,16 @@ interface! {
     }
 
     /// A copy without gaps.
-    "rhost_aoti_clone" fn clone(tensor: Handle, made: *mut Handle) -> i32 {
+    fn clone(tensor: Handle, made: *mut Handle) -> i32 {
         give(tensor.as_ref().and_then(Tensor::copy_of_elements), made)
     }
 
     /// A copy that lies as the original does.
-    "rhost_aoti_clone_preserve_strides" fn clone_preserve_strides(tensor: Handle, made: *mut Handle) -> i32 {
+    fn clone_preserve_strides(tensor: Handle, made: *mut Handle) -> i32 {
         give(tensor.as_ref().and_then(Tensor::copy_of_memory), made)
     }
 
-    "rhost_aoti_zero_" fn zero_(tensor: Handle) -> i32 {
+    fn zero_(tensor: Handle) -> i32 {
         let Some(t) = tensor.as_ref() else { return FAILED };
         match layout::is_dense(t.sizes(), t.strides()) {
             true => t.data().write_bytes(0, span(t.sizes(), t.strides(), t.item).unwrap_or_default()),
@@ -285,108 +284,103 @@ interface! {
         DONE
     }
 
-    "rhost_aoti_get_data_ptr" fn get_data_ptr(tensor: Handle, place: *mut *mut c_void) -> i32 {
+    fn get_data_ptr(tensor: Handle, place: *mut *mut c_void) -> i32 {
         tell(tensor, place, |t| Some(t.data().cast()))
     }
-    "rhost_aoti_get_storage_size" fn get_storage_size(tensor: Handle, place: *mut i64) -> i32 {
+    fn get_storage_size(tensor: Handle, place: *mut i64) -> i32 {
         tell(tensor, place, |t| Some(t.storage.bytes))
     }
-    "rhost_aoti_get_storage_numel" fn get_storage_numel(tensor: Handle, place: *mut i64) -> i32 {
+    fn get_storage_numel(tensor: Handle, place: *mut i64) -> i32 {
         tell(tensor, place, |t| Some(t.storage.bytes / t.item as i64))
     }
-    "rhost_aoti_get_storage_offset" fn get_storage_offset(tensor: Handle, place: *mut i64) -> i32 {
+    fn get_storage_offset(tensor: Handle, place: *mut i64) -> i32 {
         tell(tensor, place, |t| Some(t.offset))
     }
-    "rhost_aoti_get_dim" fn get_dim(tensor: Handle, place: *mut i64) -> i32 {
+    fn get_dim(tensor: Handle, place: *mut i64) -> i32 {
         tell(tensor, place, |t| i64::try_from(t.axes).ok())
     }
-    "rhost_aoti_get_numel" fn get_numel(tensor: Handle, place: *mut i64) -> i32 {
+    fn get_numel(tensor: Handle, place: *mut i64) -> i32 {
         tell(tensor, place, |t| Some(t.elements()))
     }
     /// Numbers that live as long as the handle.
-    "rhost_aoti_get_sizes" fn get_sizes(tensor: Handle, place: *mut *const i64) -> i32 {
+    fn get_sizes(tensor: Handle, place: *mut *const i64) -> i32 {
         tell(tensor, place, |t| Some(t.sizes().as_ptr()))
     }
-    "rhost_aoti_get_strides" fn get_strides(tensor: Handle, place: *mut *const i64) -> i32 {
+    fn get_strides(tensor: Handle, place: *mut *const i64) -> i32 {
         tell(tensor, place, |t| Some(t.strides().as_ptr()))
     }
-    "rhost_aoti_get_size" fn get_size(tensor: Handle, axis: i64, place: *mut i64) -> i32 {
+    fn get_size(tensor: Handle, axis: i64, place: *mut i64) -> i32 {
         tell(tensor, place, |t| t.sizes().get(usize::try_from(axis).ok()?).copied())
     }
-    "rhost_aoti_get_stride" fn get_stride(tensor: Handle, axis: i64, place: *mut i64) -> i32 {
+    fn get_stride(tensor: Handle, axis: i64, place: *mut i64) -> i32 {
         tell(tensor, place, |t| t.strides().get(usize::try_from(axis).ok()?).copied())
     }
-    "rhost_aoti_get_dtype" fn get_dtype(tensor: Handle, place: *mut i32) -> i32 {
+    fn get_dtype(tensor: Handle, place: *mut i32) -> i32 {
         tell(tensor, place, |t| Some(t.datatype))
     }
-    "rhost_aoti_get_device_type" fn get_device_type(tensor: Handle, place: *mut i32) -> i32 {
+    fn get_device_type(tensor: Handle, place: *mut i32) -> i32 {
         tell(tensor, place, |_| Some(device_type_cpu()))
     }
-    "rhost_aoti_get_device_index" fn get_device_index(tensor: Handle, place: *mut i32) -> i32 {
+    fn get_device_index(tensor: Handle, place: *mut i32) -> i32 {
         tell(tensor, place, |_| Some(-1)) // as libtorch's processor
     }
-    "rhost_aoti_get_layout" fn get_layout(tensor: Handle, place: *mut i32) -> i32 {
+    fn get_layout(tensor: Handle, place: *mut i32) -> i32 {
         tell(tensor, place, |_| Some(layout_strided()))
     }
-    "rhost_aoti_is_contiguous" fn is_contiguous(tensor: Handle, place: *mut bool) -> i32 {
+    fn is_contiguous(tensor: Handle, place: *mut bool) -> i32 {
         tell(tensor, place, |t| Some(layout::is_contiguous(t.sizes(), t.strides())))
     }
-    "rhost_aoti_is_defined" fn is_defined(tensor: Handle, place: *mut bool) -> i32 {
+    fn is_defined(tensor: Handle, place: *mut bool) -> i32 {
         tell(tensor, place, |_| Some(true))
     }
 }
 
 /// What libtorch's functions of these names return.
 macro_rules! constants {
-    ($($export:literal $name:ident = $value:expr;)*) => {
-        $(#[unsafe(export_name = $export)]
-        pub(crate) extern "C" fn $name() -> i32 {
+    ($($name:ident = $value:expr;)*) => {
+        $(pub(crate) extern "C" fn $name() -> i32 {
             $value
         })*
     };
 }
 
 constants! {
-    "rhost_aoti_device_type_cpu" device_type_cpu = 0;
-    "rhost_aoti_device_type_cuda" device_type_cuda = 1;
-    "rhost_aoti_layout_strided" layout_strided = 0;
-    "rhost_aoti_memory_format_contiguous_format" memory_format_contiguous_format = 0;
-    "rhost_aoti_memory_format_preserve_format" memory_format_preserve_format = 1;
-    "rhost_aoti_memory_format_channels_last" memory_format_channels_last = 2;
-    "rhost_aoti_dtype_uint8" dtype_uint8 = Datatype::Uint8.torch_code();
-    "rhost_aoti_dtype_int8" dtype_int8 = Datatype::Int8.torch_code();
-    "rhost_aoti_dtype_int16" dtype_int16 = Datatype::Int16.torch_code();
-    "rhost_aoti_dtype_int32" dtype_int32 = Datatype::Int32.torch_code();
-    "rhost_aoti_dtype_int64" dtype_int64 = Datatype::Int64.torch_code();
-    "rhost_aoti_dtype_float16" dtype_float16 = Datatype::Fp16.torch_code();
-    "rhost_aoti_dtype_float32" dtype_float32 = Datatype::Fp32.torch_code();
-    "rhost_aoti_dtype_float64" dtype_float64 = Datatype::Fp64.torch_code();
-    "rhost_aoti_dtype_bool" dtype_bool = Datatype::Bool.torch_code();
-    "rhost_aoti_dtype_bfloat16" dtype_bfloat16 = Datatype::Bf16.torch_code();
-    "rhost_aoti_dtype_uint16" dtype_uint16 = Datatype::Uint16.torch_code();
-    "rhost_aoti_dtype_uint32" dtype_uint32 = Datatype::Uint32.torch_code();
-    "rhost_aoti_dtype_uint64" dtype_uint64 = Datatype::Uint64.torch_code();
+    device_type_cpu = 0;
+    device_type_cuda = 1;
+    layout_strided = 0;
+    memory_format_contiguous_format = 0;
+    memory_format_preserve_format = 1;
+    memory_format_channels_last = 2;
+    dtype_uint8 = Datatype::Uint8.torch_code();
+    dtype_int8 = Datatype::Int8.torch_code();
+    dtype_int16 = Datatype::Int16.torch_code();
+    dtype_int32 = Datatype::Int32.torch_code();
+    dtype_int64 = Datatype::Int64.torch_code();
+    dtype_float16 = Datatype::Fp16.torch_code();
+    dtype_float32 = Datatype::Fp32.torch_code();
+    dtype_float64 = Datatype::Fp64.torch_code();
+    dtype_bool = Datatype::Bool.torch_code();
+    dtype_bfloat16 = Datatype::Bf16.torch_code();
+    dtype_uint16 = Datatype::Uint16.torch_code();
+    dtype_uint32 = Datatype::Uint32.torch_code();
+    dtype_uint64 = Datatype::Uint64.torch_code();
 }
 
-#[unsafe(export_name = "rhost_aoti_dtype_element_size")]
 pub(crate) extern "C" fn dtype_element_size(datatype: i32) -> usize {
     size_of_item(datatype).unwrap_or_default()
 }
 
 /// There are no gradients here.
-#[unsafe(export_name = "rhost_aoti_grad_mode_is_enabled")]
 pub(crate) extern "C" fn grad_mode_is_enabled() -> bool {
     false
 }
 
-#[unsafe(export_name = "rhost_aoti_grad_mode_set_enabled")]
 pub(crate) extern "C" fn grad_mode_set_enabled(_enabled: bool) {}
 
 /// The only element of a tensor.
 macro_rules! items {
-    ($($export:literal $name:ident: $type:ty, $datatype:ident;)*) => {
-        $(#[unsafe(export_name = $export)]
-        pub(crate) unsafe extern "C" fn $name(tensor: Handle, place: *mut $type) -> i32 {
+    ($($name:ident: $type:ty, $datatype:ident;)*) => {
+        $(pub(crate) unsafe extern "C" fn $name(tensor: Handle, place: *mut $type) -> i32 {
             let first = |t: &Tensor| {
                 let is_one = t.datatype == Datatype::$datatype.torch_code() && t.elements() == 1;
                 let data = NonNull::new(t.data().cast::<$type>()).filter(|_| is_one)?;
@@ -400,14 +394,14 @@ macro_rules! items {
 }
 
 items! {
-    "rhost_aoti_item_bool" item_bool: u8, Bool;
-    "rhost_aoti_item_uint8" item_uint8: u8, Uint8;
-    "rhost_aoti_item_int8" item_int8: i8, Int8;
-    "rhost_aoti_item_int16" item_int16: i16, Int16;
-    "rhost_aoti_item_int32" item_int32: i32, Int32;
-    "rhost_aoti_item_int64" item_int64: i64, Int64;
-    "rhost_aoti_item_float32" item_float32: f32, Fp32;
-    "rhost_aoti_item_float64" item_float64: f64, Fp64;
+    item_bool: u8, Bool;
+    item_uint8: u8, Uint8;
+    item_int8: i8, Int8;
+    item_int16: i16, Int16;
+    item_int32: i32, Int32;
+    item_int64: i64, Int64;
+    item_float32: f32, Fp32;
+    item_float64: f64, Fp64;
 }
 
 #[cfg(test)]

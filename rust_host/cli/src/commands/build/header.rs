@@ -1,7 +1,7 @@
 //! A contract as a function of C.
 
 use rust_host_engine::{
-    Contract, Datatype, Error, Result,
+    Contract, Datatype, Error, Package, Result,
     contract::{Bounds, Dim},
 };
 use std::collections::HashSet;
@@ -17,12 +17,14 @@ pub(super) struct Header {
     pub arguments: usize,
 }
 
-/// Words that no argument may be called in C or C++; those that are only used by some of their versions too.
-const KEYWORDS: &str = "alignas alignof and asm auto bitand bitor bool break case catch char class compl concept const constexpr \
-    continue decltype default delete do double else enum explicit export extern false float for friend goto if inline int long \
-    mutable namespace new noexcept not nullptr operator or private protected public register requires restrict return short signed \
-    sizeof static struct switch template this throw true try typedef typeid typename typeof union unsigned using virtual void \
-    volatile wchar_t while xor";
+/// Words that no argument may be called in C or C++, in whichever version, and names that compilers or headers take away.
+const KEYWORDS: &str = "alignas alignof and and_eq asm auto bitand bitor bool break case catch char class co_await co_return \
+    co_yield compl concept const const_cast consteval constexpr constinit continue decltype default delete do double dynamic_cast \
+    else enum explicit export extern false float for friend goto if inline int long mutable namespace new noexcept not not_eq \
+    nullptr operator or or_eq private protected public register reinterpret_cast requires restrict return short signed sizeof \
+    static static_assert static_cast struct switch template this thread_local throw true try typedef typeid typename typeof \
+    typeof_unqual union unsigned using virtual void volatile wchar_t while xor xor_eq EOF I NULL errno linux stderr stdin stdout \
+    unix";
 
 /// One argument.
 struct Argument {
@@ -34,7 +36,7 @@ struct Argument {
 impl Header {
     /// # Errors
     /// `InvalidInput` if an output's size cannot be known before the call.
-    pub(super) fn new(name: &str, contract: &Contract) -> Result<Self> {
+    pub(super) fn new(name: &str, contract: &Contract, package: &Package<'_>) -> Result<Self> {
         let axes = contract.free_axes();
         let known = |dim: &Dim| if let Dim::Named(axis) = dim { axes.contains(&axis.as_str()) } else { true };
         for output in &contract.outputs {
@@ -94,11 +96,11 @@ impl Header {
         let arguments: Vec<Argument> = sizes.into_iter().map(|(_, argument)| argument).chain(places).collect();
         let declared: Vec<&str> = arguments.iter().map(|argument| argument.declared.as_str()).collect();
         let prototype = format!("int {name}_run({})", declared.join(", "));
-        Ok(Self { text: text(name, contract, &arguments, &prototype), prototype, arguments: arguments.len() })
+        Ok(Self { text: text(name, contract, package, &arguments, &prototype), prototype, arguments: arguments.len() })
     }
 }
 
-fn text(name: &str, contract: &Contract, arguments: &[Argument], prototype: &str) -> String {
+fn text(name: &str, contract: &Contract, package: &Package<'_>, arguments: &[Argument], prototype: &str) -> String {
     let guard = format!("{}_H", name.to_uppercase());
     let width = arguments.iter().map(|argument| argument.name.len()).max().unwrap_or_default();
     let rows: String = arguments
@@ -108,11 +110,11 @@ fn text(name: &str, contract: &Contract, arguments: &[Argument], prototype: &str
     let about = contract.description.as_ref().map(|text| format!("   {}\n", in_comment(text))).unwrap_or_default();
     format!(
         "/* {model}, in lib{name}.a; written by `rust-host build --header` {version}.\n{about}\
-         \n   Every function may be called by several threads at once. The first call opens the model. It runs on {machine}\n   \
-         Linux with glibc 2.34 or newer, libgcc_s and /proc. */\n\
+         \n   Every function may be called by several threads at once. The first call opens the model; do that before a fork.\n   \
+         Runs on Linux with glibc 2.34 or newer, libgcc_s and /proc, on {machine} processors with {isa}. */\n\
          #ifndef {guard}\n#define {guard}\n\n#include <stdbool.h>\n#include <stdint.h>\n\n\
          #ifdef __cplusplus\nextern \"C\" {{\n#endif\n\n\
-         /* Runs the model. Tensors are row-major.\n\n{rows}\n   Returns 0; or 1, and {name}_error() says why, and nothing was written. */\n\
+         /* Runs the model. Tensors are row-major.\n\n{rows}\n   Returns 0; or 1, where nothing was written and {name}_error() says why. */\n\
          {prototype};\n\n\
          /* Replays the golden examples: 0 if the model reproduces them on this machine, else 1, and {name}_error() says why. */\n\
          int {name}_verify(void);\n\n\
@@ -121,13 +123,15 @@ fn text(name: &str, contract: &Contract, arguments: &[Argument], prototype: &str
          #ifdef __cplusplus\n}}\n#endif\n\n#endif\n",
         model = in_comment(&contract.name),
         version = env!("CARGO_PKG_VERSION"),
-        machine = std::env::consts::ARCH,
+        machine = package.built_for.machine,
+        isa = package.built_for.isa,
     )
 }
 
 /// Other people's words, which must not end the comment.
 fn in_comment(text: &str) -> String {
-    text.replace("*/", "* /").split_whitespace().collect::<Vec<_>>().join(" ")
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    text.replace("*/", "* /").replace("/*", "/ *").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn shortened(labels: &[String]) -> String {
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn words_of_others_do_not_end_a_comment() {
-        assert_eq!(in_comment("a */ int\n  x;"), "a * / int x;");
+        assert_eq!(in_comment("a */ int\n  x; data/*.png"), "a * / int x; data/ *.png");
         assert_eq!(shortened(&(0..12).map(|n| n.to_string()).collect::<Vec<_>>()), "0 1 2 3 4 5 6 7 8 9 and 2 more");
     }
 }

@@ -1,14 +1,15 @@
-//! A static library for other people's programs: the functions of one model, compiled when rust-host was, with the model and the host
-//! as data, and nothing else that a linker could see.
+//! A static library for other people's programs: the functions of one model, compiled when rust-host was, with the model and
+//! the host as data, and nothing else that a program could meet.
 
 use super::header::Header;
 use crate::folder::Files;
 use ar_archive_writer::{ArchiveKind, NewArchiveMember, write_archive_to_stream};
 use object::{
-    Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
+    elf::SHF_ALLOC,
     write::{Object, StandardSection, Symbol, SymbolSection},
 };
-use rust_host_engine::{Contract, Error, Result, trust};
+use rust_host_engine::{Contract, Error, Package, Result, trust};
 use std::{
     io::Cursor,
     path::{Path, PathBuf},
@@ -21,8 +22,21 @@ const MODELS: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/models.rs"));
 const NAME_OF_HOST: &str = "rust_host_in_place_of_the_host_of_this_version";
 const NAME_OF_MODEL: &str =
     "rust_host_in_place_of_the_name_of_the_model_that_is_at_most_ninety_six_bytes_long_and_never_longer_";
+const NAME_OF_DATA: &str =
+    "rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_a_word_before_it_";
+/// The flag of sections that are far from code (System V ABI for x86-64, 4.2.1).
+const SHF_X86_64_LARGE: u32 = 0x1000_0000;
 /// As long as a name may be.
 const LONGEST: usize = 96;
+/// `-I string` would hide the system's `string.h`, and `libm.a` is another library.
+const TAKEN: &str = "assert complex ctype errno fcntl fenv float inttypes iso646 limits locale math memory pthread sched setjmp signal \
+    stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar unistd wchar \
+    wctype c dl gcc m rt util";
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: Architecture = Architecture::X86_64;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: Architecture = Architecture::Aarch64;
 
 /// A library that is to be written.
 #[derive(Debug)]
@@ -38,7 +52,7 @@ pub(super) struct Library {
 impl Library {
     /// # Errors
     /// `InvalidInput` if the folder's name cannot begin the names of functions, or the contract is none that a function of C keeps to.
-    pub(super) fn new(folder: &Path, contract: &Contract) -> Result<Self> {
+    pub(super) fn new(folder: &Path, contract: &Contract, package: &Package<'_>) -> Result<Self> {
         let shown = folder.display();
         if folder.is_file() {
             return Err(Error::invalid_input(format!(
@@ -54,7 +68,12 @@ impl Library {
                 "`{shown}` cannot name functions of C: expected letters, digits and `_`, a letter first, at most {LONGEST}"
             )));
         }
-        let header = Header::new(&name, contract)?;
+        if TAKEN.split_whitespace().any(|taken| taken == name) {
+            return Err(Error::invalid_input(format!(
+                "`{shown}` would be taken for the system's `{name}.h` or `lib{name}`, expected another name"
+            )));
+        }
+        let header = Header::new(&name, contract, package)?;
         let functions = header.arguments.checked_sub(1).and_then(|at| MODELS.get(at)).ok_or_else(|| {
             let (most, count) = (MODELS.len(), header.arguments);
             Error::invalid_input(format!("its function would have {count} arguments, expected at most {most}"))
@@ -74,12 +93,16 @@ impl Library {
     /// Writes both files. Returns their size.
     pub(super) fn write(&self, host: &[u8], model: &[u8]) -> Result<u64> {
         // Libraries of one rust-host share it where they are linked together.
-        let host_name = format!("rust_host_{}", trust::digest(host).get(..16).unwrap_or_default());
-        let host_bytes = data(&host_name, &[("bytes", host), ("size", &(host.len() as u64).to_ne_bytes())])?;
+        let all = [&[host, HOST], MODELS].concat().concat();
+        let host_name = format!("rust_host_{}", trust::digest(&all).get(..16).unwrap_or_default());
+        let size = (host.len() as u64).to_ne_bytes();
+        let host_bytes = data(Place::Near, &host_name, &[("bytes", host), ("size", &size)])?;
+        let data_name = format!("rust_host_data_{}", self.name);
         let text = format!("{}\0", self.name);
         let length = (model.len() as u64).to_ne_bytes();
-        let package = data(&self.name, &[("package", model), ("length", &length), ("name", text.as_bytes())])?;
-        let names = [(NAME_OF_HOST, host_name.as_str()), (NAME_OF_MODEL, self.name.as_str())];
+        let parts = [("package", model), ("length", &length), ("name", text.as_bytes())];
+        let package = data(Place::Far, &data_name, &parts)?;
+        let names = [(NAME_OF_HOST, &*host_name), (NAME_OF_MODEL, &*self.name), (NAME_OF_DATA, &*data_name)];
         let archive = archive(vec![
             (format!("{}.o", self.name), renamed(self.functions, &names)?),
             (format!("{}_package.o", self.name), package),
@@ -120,12 +143,26 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
     bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
+/// Where constants lie in the program: those that are far from its code may be of any size, and are found by whole addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Near,
+    Far,
+}
+
 /// An object of nothing but constants, named `{name}_{part}`, which only the library's own functions see.
-fn data(name: &str, parts: &[(&str, &[u8])]) -> Result<Vec<u8>> {
-    let architecture = if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 };
+fn data(place: Place, name: &str, parts: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let endian = if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little };
-    let mut object = Object::new(BinaryFormat::Elf, architecture, endian);
-    let section = object.section_id(StandardSection::ReadOnlyData);
+    let mut object = Object::new(BinaryFormat::Elf, ARCHITECTURE, endian);
+    let section = match (place, ARCHITECTURE) {
+        (Place::Far, Architecture::X86_64) => {
+            let section = object.add_section(Vec::new(), b".lrodata".to_vec(), SectionKind::ReadOnlyData);
+            let sh_flags = u64::from(SHF_ALLOC | SHF_X86_64_LARGE);
+            object.section_mut(section).flags = SectionFlags::Elf { sh_flags };
+            section
+        }
+        _ => object.section_id(StandardSection::ReadOnlyData),
+    };
     for (part, bytes) in parts {
         let symbol = object.add_symbol(Symbol {
             name: format!("{name}_{part}").into_bytes(),
@@ -171,11 +208,19 @@ mod tests {
 
     #[test]
     fn every_object_has_the_names_that_are_written_over_and_room_for_the_longest() {
-        assert!(NAME_OF_MODEL.len() >= LONGEST && NAME_OF_HOST.len() >= "rust_host_".len() + 16);
+        assert!(NAME_OF_MODEL.len() >= LONGEST && NAME_OF_DATA.len() >= LONGEST + "rust_host_data_".len());
+        assert!(NAME_OF_HOST.len() >= "rust_host_".len() + 16);
         assert!(find(HOST, format!("{NAME_OF_HOST}_run\0").as_bytes()).is_some());
         for object in MODELS {
-            for function in ["_run\0", "_verify\0", "_error\0", "_package\0", "_length\0", "_name\0"] {
-                assert!(find(object, format!("{NAME_OF_MODEL}{function}").as_bytes()).is_some(), "{function}");
+            for (of, part) in [
+                (NAME_OF_MODEL, "run"),
+                (NAME_OF_MODEL, "verify"),
+                (NAME_OF_MODEL, "error"),
+                (NAME_OF_DATA, "package"),
+                (NAME_OF_DATA, "length"),
+                (NAME_OF_DATA, "name"),
+            ] {
+                assert!(find(object, format!("{of}_{part}\0").as_bytes()).is_some(), "{part}");
             }
         }
     }

@@ -57,9 +57,10 @@ pub(crate) struct Built {
 /// Writes it, after the model in it has reproduced its golden examples with no more than it will have.
 ///
 /// # Errors
-/// `InvalidInput` for a file that is no compiled package, does not need what it is to have or cannot be a function of C, `Refused`
-/// for one that is not trusted, `InvalidContract` for one without golden examples, `Mismatch` if it does not reproduce them,
-/// `Unavailable` if it was compiled for another machine, needs libtorch, or the host is not there; and what reading and writing say.
+/// `InvalidInput` for a file that is no compiled package, does not need what it is to have or cannot be a function of C,
+/// `Refused` for one that is not trusted, `InvalidContract` for one without golden examples, `Mismatch` if it does not reproduce
+/// them, `Unavailable` if it was compiled for another machine, needs libtorch, or the host is not there; and what reading and
+/// writing say.
 pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Built> {
     let Settings { file: package, output, form, policy } = settings;
     let archive = Archive::open_signed(package, policy.signed_by.as_ref())?;
@@ -73,14 +74,35 @@ pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Buil
     }
     trust::check(&archive, policy)?;
     let at = |e: Error| Error { message: format!("`{shown}`: {}", e.message), ..e };
-    let plan = Plan::new(*form, output, &archive).map_err(at)?;
+    let codes = Package::all(&archive).map_err(at)?;
+    let read = Package::read(&archive).map_err(at)?;
+    let plan = Plan::new(*form, output, &archive, codes.last().unwrap_or(&read)).map_err(at)?;
     if fs::canonicalize(package).is_ok_and(|own| fs::canonicalize(plan.path()).is_ok_and(|to| to == own)) {
         return Err(Error::invalid_input(format!("`{shown}` is the package itself, expected another file to write")));
     }
-    let read = Package::read(&archive).and_then(|package| alone(&package).map(|()| package)).map_err(at)?;
-    if *form == Form::WithLibtorch && rust_host_compiled::of_libtorch(&read).is_empty() {
-        return Err(Error::invalid_input(format!("`{shown}` calls nothing of libtorch"))
-            .hint("without `--with-libtorch` it becomes one file that runs alone"));
+    read.built_for.check().and_then(|()| codes.iter().try_for_each(alone)).map_err(at)?;
+    let mut lacking: Vec<&str> = codes.iter().flat_map(|code| rust_host_compiled::of_libtorch(code)).collect();
+    lacking.dedup();
+    match (form, lacking.as_slice()) {
+        (Form::WithLibtorch, []) => {
+            return Err(Error::invalid_input(format!("`{shown}` calls nothing of libtorch"))
+                .hint("without `--with-libtorch` it becomes one file that runs alone"));
+        }
+        (Form::WithLibtorch, _) | (_, []) => {}
+        (form, lacking) => {
+            let (what, hint) = match form {
+                Form::Library => ("a library of `--header`", "`rust-host info` lists what it calls"),
+                _ => (
+                    "a program of one file",
+                    "`--with-libtorch` makes a folder that has it; `rust-host info` lists what it calls",
+                ),
+            };
+            let text = format!(
+                "`{shown}`: its code needs libtorch for `{}`: {what} carries no libtorch",
+                lacking.join("`, `")
+            );
+            return Err(Error::unavailable(text).hint(hint));
+        }
     }
     let host = plan.host()?;
     let libtorch = match form {
@@ -119,11 +141,11 @@ enum Plan {
 }
 
 impl Plan {
-    fn new(form: Form, output: &Path, archive: &Archive) -> Result<Self> {
+    fn new(form: Form, output: &Path, archive: &Archive, package: &Package<'_>) -> Result<Self> {
         Ok(match form {
             Form::Program => Self::Program(output.to_owned()),
             Form::WithLibtorch => Self::Program(program::path_in_folder(output)?),
-            Form::Library => Self::Library(library::Library::new(output, &contract_of(archive)?)?),
+            Form::Library => Self::Library(library::Library::new(output, &contract_of(archive)?, package)?),
         })
     }
 
@@ -150,16 +172,15 @@ fn contract_of(archive: &Archive) -> Result<Contract> {
     })
 }
 
-/// Whether its code runs on this machine, with nothing beside it but the C library.
+/// Whether its code needs nothing beside it but the C library.
 fn alone(package: &Package<'_>) -> Result<()> {
-    package.built_for.check()?;
     let beside = |name: &&str| !["libc.so", "libm.so", "ld-linux"].iter().any(|own| name.starts_with(own));
     let others: Vec<&str> = package.libraries.iter().map(String::as_str).filter(beside).collect();
     if others.is_empty() {
         return Ok(());
     }
     Err(Error::unavailable(format!(
-        "its code needs `{}` beside it, and a program has the C library alone",
+        "its code needs `{}` beside it, and where it is to run there is the C library alone",
         others.join("`, `")
     ))
     .hint("export it again: `py-authoring export --method compiled` puts all into the package"))
@@ -167,12 +188,8 @@ fn alone(package: &Package<'_>) -> Result<()> {
 
 /// Runs the examples as they will be run: with that libtorch, or where an operator of it is needed, with none.
 fn verify(archive: &Archive, libtorch: Option<PathBuf>) -> Result<Verified> {
-    let backend = rust_host_compiled::backend(move || {
-        libtorch.clone().ok_or_else(|| {
-            Error::unavailable("a program of one file carries no libtorch")
-                .hint("`--with-libtorch` makes a folder that has it; `rust-host info` lists what it calls")
-        })
-    });
+    let backend =
+        rust_host_compiled::backend(move || libtorch.clone().ok_or_else(|| Error::unavailable("there is no libtorch")));
     let model = Model::of_this_program(Archive::clone(archive), backend.as_ref())?;
     Ok(Verified {
         model_name: model.contract().map(|c| c.name.clone()).unwrap_or_default(),
