@@ -6,6 +6,7 @@ import ctypes
 import json
 import re
 import subprocess
+import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,6 +146,33 @@ def test_what_does_not_fit_is_a_sentence_and_nothing_is_written(shared: ctypes.C
         assert threads.submit(shared.digits_error).result() == b""
 
 
+def test_a_plugin_that_is_closed_and_opened_again_costs_nothing(shared: ctypes.CDLL, tmp_path: Path) -> None:
+    again = tmp_path / "again.py"
+    again.write_text(
+        "import _ctypes, ctypes, os, sys\n"
+        "def turn():\n"
+        "    plugin = ctypes.CDLL(sys.argv[1])\n"
+        "    assert plugin.digits_verify() == 0\n"
+        "    _ctypes.dlclose(plugin._handle)\n"
+        "    return len(os.listdir('/proc/self/fd'))\n"
+        "turn()\n"
+        "assert len({turn() for _ in range(5)}) == 1\n"
+    )
+    done(sys.executable, again, shared._name)
+
+
+def test_a_program_that_ends_may_still_ask(library: Path, tmp_path: Path) -> None:
+    main = tmp_path / "main.c"
+    main.write_text(
+        '#include <stdio.h>\n#include <stdlib.h>\n#include "digits.h"\n'
+        'static void late(void) { puts(digits_run(1, NULL, NULL) == 1 && digits_error() != NULL ? "late" : "?"); }\n'
+        'int main(void) { atexit(late); puts(digits_run(1, NULL, NULL) ? digits_error() : "?"); return 0; }\n'
+    )
+    program = tmp_path / "ends"
+    done("cc", main, "-I", library, "-L", library, "-ldigits", "-o", program)
+    assert done(program) == b"`image` is NULL\nlate\n"
+
+
 def test_two_models_in_one_program_share_the_host(
     library: Path, compiled_digits: Path, digits: np.ndarray, expected: np.ndarray, tmp_path: Path
 ) -> None:
@@ -184,6 +212,8 @@ def test_the_host_needs_nothing_but_an_old_c_library_and_libgcc() -> None:
     symbols = done("readelf", "--dyn-syms", "-W", host).decode()
     versions = {tuple(map(int, v.split("."))) for v in re.findall(r"@GLIBC_([\d.]+)", symbols)}
     assert versions and max(versions) <= (2, 34), max(versions)
+    shown = re.findall(r" GLOBAL +DEFAULT +\d+ (\w+)$", symbols, re.M)
+    assert sorted(shown) == [f"rust_host_embedded_{name}" for name in ("error", "open", "run", "verify")]
 
 
 def test_what_cannot_become_a_library_is_a_sentence(compiled_digits: Path, tmp_path: Path) -> None:

@@ -62,9 +62,8 @@ impl<'a> Package<'a> {
     /// As [`Package::all`].
     pub fn read(archive: &'a Archive) -> Result<Self> {
         let mut codes = Self::all(archive)?;
-        let best = codes.iter().position(|code| code.built_for.check().is_ok());
-        // The last one, if none runs: what it lacks is what the machine has to have.
-        Ok(codes.swap_remove(best.unwrap_or(codes.len() - 1)))
+        let best = best(codes.iter().map(|code| &code.built_for));
+        Ok(codes.swap_remove(best))
     }
 
     /// All codes of the one model in an archive, the best first; at least one.
@@ -73,25 +72,17 @@ impl<'a> Package<'a> {
     /// `InvalidModel` if there is none, another model beside it, or a code is no whole library.
     pub fn all(archive: &'a Archive) -> Result<Vec<Self>> {
         let names: Vec<&str> = archive.members().map(|(name, _)| name).filter(|name| name.ends_with(".so")).collect();
-        let folder = |name: &str| {
-            name.strip_prefix(FOLDER)?.strip_prefix('/')?.split_once('/').map(|(folder, _)| folder.to_owned())
-        };
-        let found: Vec<&str> = CODES
-            .iter()
-            .flat_map(|code| names.iter().copied().filter(|name| folder(name).as_deref() == Some(*code)))
-            .collect();
-        let is_one_model = found.last().and_then(|name| folder(name)).as_deref() == Some("model")
-            && found.len() == names.len()
-            && found.iter().zip(found.iter().skip(1)).all(|(one, next)| folder(one) != folder(next));
-        match is_one_model {
-            true => found.into_iter().map(|name| Self::of_library(archive, name)).collect(),
-            false if names.is_empty() => Err(Error::invalid_model("the package holds no compiled code")),
-            false => Err(Error::invalid_model(format!(
-                "the package holds `{}`, expected one library in `{FOLDER}/model/`, the model of the name `model`, and at most one \
-                 in `{FOLDER}/x86-64-v4/`",
-                names.join("`, `")
-            ))),
+        if names.is_empty() {
+            return Err(Error::invalid_model("the package holds no compiled code"));
         }
+        let libraries = of_one_model(&names).ok_or_else(|| {
+            Error::invalid_model(format!(
+                "the package holds `{}`, expected one library in `{FOLDER}/model/`, the model of the name `model`, and at most \
+                 one in `{FOLDER}/x86-64-v4/`",
+                names.join("`, `")
+            ))
+        })?;
+        libraries.into_iter().map(|name| Self::of_library(archive, name)).collect()
     }
 
     fn of_library(archive: &'a Archive, name: &str) -> Result<Self> {
@@ -111,6 +102,27 @@ impl<'a> Package<'a> {
         let libraries = needed(&elf).ok_or_else(|| wrong("the compiled code is no whole library".into()))?;
         Ok(Self { code, built_for, operators, parallel, libraries })
     }
+}
+
+/// Which of these, the best first, this machine runs; the last if none: what that one needs is the least.
+fn best<'b>(codes: impl ExactSizeIterator<Item = &'b BuiltFor>) -> usize {
+    let last = codes.len().saturating_sub(1);
+    codes.enumerate().find(|(_, code)| code.check().is_ok()).map_or(last, |(at, _)| at)
+}
+
+/// The libraries in the order of [`CODES`]; `None` if there is another, two of a kind, or none of the name that torch loads.
+fn of_one_model<'n>(libraries: &[&'n str]) -> Option<Vec<&'n str>> {
+    let mut found = Vec::new();
+    for code in CODES {
+        let folder = format!("{FOLDER}/{code}/");
+        let mut of_code = libraries.iter().filter(|name| name.starts_with(&folder));
+        match (of_code.next(), of_code.next()) {
+            (Some(one), None) => found.push(*one),
+            (None, _) if code != "model" => {}
+            _ => return None,
+        }
+    }
+    (found.len() == libraries.len()).then_some(found)
 }
 
 /// What the library of that name was compiled for, by the file beside it.
@@ -200,6 +212,34 @@ fn has(extension: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_libraries_of_one_model_come_best_first_and_others_are_refused() {
+        let [model, better, other] =
+            ["model/a.so", "x86-64-v4/b.so", "other/c.so"].map(|name| format!("{FOLDER}/{name}"));
+        let (model, better, other) = (model.as_str(), better.as_str(), other.as_str());
+        assert_eq!(of_one_model(&[model]).unwrap(), [model]);
+        assert_eq!(of_one_model(&[model, better]).unwrap(), [better, model]);
+        for wrong in
+            [&[better][..], &[other], &[model, other], &[model, model], &[model, better, better], &["a.so"], &[]]
+        {
+            assert!(of_one_model(wrong).is_none(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_code_that_runs_here_is_taken() {
+        let runs = BuiltFor {
+            device: "cpu".into(),
+            system: std::env::consts::OS.into(),
+            machine: std::env::consts::ARCH.into(),
+            isa: String::new(),
+        };
+        let does_not = BuiltFor { isa: "AVX9000".into(), ..runs.clone() };
+        assert_eq!(best([&runs, &runs].into_iter()), 0);
+        assert_eq!(best([&does_not, &runs].into_iter()), 1);
+        assert_eq!(best([&does_not, &does_not].into_iter()), 1);
+    }
 
     #[test]
     fn code_for_another_machine_is_named() {
