@@ -69,7 +69,7 @@ def example() -> Path:
     """The program in rust_host/loader/examples, built, with the backend where it looks for it."""
     build = ["cargo", "build", "--release", "--locked", "--quiet"]
     subprocess.run([*build, "-p", "rust-host-torch-library"], cwd=TOP, check=True)
-    subprocess.run([*build, "-p", "rust-host-loader", "--example", "soak"], cwd=TOP, check=True)
+    subprocess.run([*build, "-p", "rust-host-loader", "--features", "onnx", "--example", "soak"], cwd=TOP, check=True)
     program = TOP / "target/release/examples/soak"
     backend = program.parent / "librust_host_torch_library.so"
     backend.unlink(missing_ok=True)
