@@ -89,7 +89,7 @@ enum Command {
         after_help = "Example:\n  rust-host tune models/mnist --for throughput\n\n`run`, `bench` and the Python module then use what it found, unless told otherwise."
     )]
     Tune(TuneArgs),
-    /// Make one program of a compiled model, which needs nothing but the C library; or a library for programs in C, C++ and Rust
+    /// Make one program of a compiled model, or a library for C, C++ and Rust
     #[command(
         after_help = "Example:\n  rust-host build models/mnist -o digits\n  ./digits 7.png\n\nExit code 1: it needs libtorch, or does not reproduce its golden examples here."
     )]

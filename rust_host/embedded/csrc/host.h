@@ -4,7 +4,7 @@
 #define HOST(of) rust_host_in_place_of_the_host_of_this_version##of
 #define MODEL(of) rust_host_in_place_of_the_name_of_the_model_that_is_at_most_ninety_six_bytes_long_and_never_longer_##of
 #define DATA(of) \
-    rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_a_word_before_it_##of
+    rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_some_words_before_it_##of
 
 struct model {
     const unsigned char *package;

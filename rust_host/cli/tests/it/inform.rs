@@ -16,7 +16,7 @@ fn help_names_every_command_and_an_example() {
       verify       Replay a model's golden examples on this machine
       bench        Measure how long a call takes: median, 99th percentile, throughput
       tune         Find the fastest way to run a model on this machine, and keep it in `host.toml` beside the model
-      build        Make one program of a compiled model, which needs nothing but the C library
+      build        Make one program of a compiled model, or a library for C, C++ and Rust
       doctor       Say what this machine has: libtorch, processor, limits, CUDA
       completions  Print the completion script of a shell
 

@@ -22,8 +22,7 @@ const MODELS: &[&[u8]] = include!(concat!(env!("OUT_DIR"), "/models.rs"));
 const NAME_OF_HOST: &str = "rust_host_in_place_of_the_host_of_this_version";
 const NAME_OF_MODEL: &str =
     "rust_host_in_place_of_the_name_of_the_model_that_is_at_most_ninety_six_bytes_long_and_never_longer_";
-const NAME_OF_DATA: &str =
-    "rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_a_word_before_it_";
+const NAME_OF_DATA: &str = "rust_host_in_place_of_the_data_of_the_model_whose_name_is_at_most_ninety_six_bytes_long_with_some_words_before_it_";
 /// The flag of sections that are far from code (System V ABI for x86-64, 4.2.1).
 const SHF_X86_64_LARGE: u32 = 0x1000_0000;
 /// As long as a name may be.
