@@ -34,14 +34,14 @@ def test_an_operator_of_libtorch_is_refused_with_its_line_and_nothing_is_written
 
 def test_a_model_without_such_operators_is_not_refused() -> None:
     operators.refuse_needs([])
-    assert compiled._said("AVX2", [], (2, 34)) == [
+    assert compiled._said(["AVX2"], [], (2, 34)) == [
         "compiled for AVX2: other processors need an export of their own; runs without libtorch"
     ]
 
 
 def test_the_note_of_an_export_names_operators_lines_and_a_newer_c_library() -> None:
     needs = [Need("sort_stable", Place("model.py", 3, "y = x.sort()")), Need("histc")]
-    assert compiled._said("AVX2", needs, (2, 38)) == [
+    assert compiled._said(["AVX2"], needs, (2, 38)) == [
         "compiled for AVX2: other processors need an export of their own; "
         "needs libtorch for `sort_stable` at `model.py:3`: `y = x.sort()`, `histc`",
         "needs glibc 2.38, which systems from before this one may lack",
@@ -63,7 +63,7 @@ def test_what_the_host_answers_is_what_it_is_asked_for() -> None:
     if not source.exists():
         pytest.skip("this checkout's host has no functions of its own")
     text = source.read_text()
-    listed = re.search(r"\nanswers! \{\s*tensor:([^;]*);", text)
-    of_threads = re.search(r"const OPENMP[^=]*= &\[([^\]]*)\]", text)
-    assert listed is not None and of_threads is not None
-    assert {*listed[1].split(), *re.findall(r'"(\w+)"', of_threads[1])} == elf.ANSWERED
+    rows = re.findall(r'"(aoti_torch|GOMP|omp)_" (?:tensor|threads):([^;]*);', text)
+    listed = {prefix: names.split() for prefix, names in rows}
+    of_threads = [f"{prefix}_{name}" for prefix in ("GOMP", "omp") for name in listed[prefix]]
+    assert {*listed["aoti_torch"], *of_threads} == elf.ANSWERED
