@@ -1,7 +1,7 @@
 //! Compiles the C that goes into the libraries of `rust-host build --header`, so that no compiler is needed to write one.
 use std::{env, error::Error, fs, path::PathBuf};
 
-/// More arguments no model's function has.
+/// As many arguments as a model's function may have.
 const MOST_ARGUMENTS: usize = 24;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -83,28 +83,29 @@ impl Embedded {
         };
         let mut values = Vec::with_capacity(given.len());
         for (input, at) in self.contract.inputs.iter().zip(given) {
-            let (start, bytes) = place(&input.name, input.datatype, &shape(&input.dims), *at)?;
-            let tensor = Tensor::new(input.datatype, shape(&input.dims), Arc::new(Given { start, bytes }))?;
+            let shape = shape(&input.dims);
+            let (start, bytes) = place(&input.name, input.datatype, &shape, *at)?;
+            let tensor = Tensor::new(input.datatype, shape, Arc::new(Given { start, bytes }))?;
             values.push(Some(Value::Tensor(tensor)));
         }
         let mut places = Vec::with_capacity(wanted.len());
         for (output, at) in self.contract.outputs.iter().zip(wanted) {
-            places.push(place(&output.name, output.datatype, &shape(&output.dims), *at)?.0);
+            let shape = shape(&output.dims);
+            places.push((place(&output.name, output.datatype, &shape, *at)?.0, shape));
         }
         let results = self.model.outputs(self.model.call(&values)?)?;
         let mut tensors = Vec::with_capacity(results.len());
-        for (output, (_, value)) in self.contract.outputs.iter().zip(&results) {
-            let expected = shape(&output.dims);
+        for ((name, value), (_, expected)) in results.iter().zip(&places) {
             match value {
                 Value::Tensor(tensor) if tensor.shape() == expected => tensors.push(tensor.to_contiguous()),
                 other => {
-                    let text = format!("output `{}` is {other:?}, expected the shape {expected:?}", output.name);
+                    let text = format!("output `{name}` is {other:?}, expected the shape {expected:?}");
                     return Err(Error::new(ErrorKind::Mismatch, text));
                 }
             }
         }
         // All or nothing.
-        for (tensor, to) in tensors.iter().zip(places) {
+        for (tensor, (to, _)) in tensors.iter().zip(places) {
             let bytes = tensor.contiguous_bytes().unwrap_or_default();
             // SAFETY: the caller has room for a tensor of that shape there, which no result of the model lies in.
             unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };

@@ -82,6 +82,7 @@ pub(crate) fn build(settings: &Settings, backends: &dyn Backends) -> Result<Buil
     }
     read.built_for.check().and_then(|()| codes.iter().try_for_each(alone)).map_err(at)?;
     let mut lacking: Vec<&str> = codes.iter().flat_map(|code| rust_host_compiled::of_libtorch(code)).collect();
+    lacking.sort_unstable(); // several codes may lack the same
     lacking.dedup();
     match (form, lacking.as_slice()) {
         (Form::WithLibtorch, []) => {
