@@ -95,6 +95,54 @@ class Small(nn.Module):
         return torch.softmax(self.c(torch.tanh(self.b(torch.relu(self.a(x))))), -1)
 
 
+class Alone(nn.Module):
+    """Nothing but small layers, which are computed in one; the last with an activation that the kernel has not."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 40), nn.Linear(40, 19), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Rows(nn.Module):
+    """Small layers without an activation of libtorch's, which has one way for whole vectors and one for the rest."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 40), nn.ReLU(), nn.Linear(40, 19))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class Infinite(nn.Module):
+    """Layers that oneDNN computes, with a relu behind them."""
+
+    def __init__(self):
+        super().__init__()
+        self.picture, self.last = nn.Conv2d(32, 32, 3, padding=1, groups=4), nn.Linear(32 * 20 * 20, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.last(torch.relu(self.picture(x)).flatten(1)))
+
+
+class Branches(nn.Module):
+    """What is between small layers is used elsewhere, too, or in a branch; and one of them is too large for a chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 600)
+        self.d, self.e = nn.Linear(600, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = torch.relu(self.a(x))
+        if first.dim() > 1 and first.size(0) > 2:
+            return first, self.e(torch.relu(self.d(torch.relu(self.c(self.b(self.b(first)))))))
+        return self.b(first), self.e(self.d(self.c(self.b(torch.relu(self.b(first))))))
+
+
 class Wide(nn.Module):
     """Linear layers that the host multiplies itself, and some that it leaves to oneDNN."""
 
@@ -267,16 +315,39 @@ def test_other_networks_give_the_same_numbers(tmp_path, module, rows):
         same(model(x, times=3), plain(torch.from_numpy(x), times=3))
 
 
+@pytest.mark.parametrize("module", [Small, Alone, Branches])
 @pytest.mark.parametrize("rows", [(), (1,), (2,), (13,), (14,), (15,), (200,), (3, 5), (0,)])
-def test_layers_of_a_few_numbers_give_the_same_numbers(tmp_path, rows):
+def test_layers_of_a_few_numbers_give_the_same_numbers(tmp_path, module, rows):
     path = tmp_path / "m.pt"
-    plain = saved(Small, path)
+    plain = saved(module, path)
     model = rust_host.Model(path, "cpu")
     x = floats(*rows, 4)
     same(model(floats(2, 4)), plain(torch.from_numpy(floats(2, 4))))
     assert model.speed == "optimised"
     for y in (x, np.asfortranarray(x), x * np.float32(np.inf), x * np.float32(0), -x * np.float32(np.nan)):
         same(model(y), plain(torch.from_numpy(np.ascontiguousarray(y))))
+
+
+def test_a_row_of_small_layers_has_the_same_numbers_among_others(tmp_path):
+    saved(Rows, tmp_path / "m.pt")
+    model = rust_host.Model(tmp_path / "m.pt", "cpu")
+    x = floats(3000, 4)
+    model(x)
+    whole = model(x)
+    for rows in (1, 2, 3, 7, 8, 9, 500):  # one thread, too, and all
+        assert np.array_equal(model(x[:rows]), whole[:rows])
+
+
+def test_what_is_no_number_stays_none_behind_every_layer(tmp_path):
+    plain = saved(Infinite, tmp_path / "m.pt")
+    model = rust_host.Model(tmp_path / "m.pt", "cpu")
+    x = floats(8, 32, 20, 20)
+    same(model(x), plain(torch.from_numpy(x)))
+    assert model.speed == "optimised"
+    x[3, 5, 7, 7] = np.nan
+    got = model(x)
+    same(got, plain(torch.from_numpy(x)))
+    assert np.isnan(got[3]).all() and not np.isnan(got[4]).any()
 
 
 @pytest.mark.parametrize("rows", [(), (1,), (7,), (15,), (130,), (2, 3, 9)])

@@ -40,6 +40,7 @@ impl Backends for Loader {
     fn open(&self, platform: Platform) -> Result<Arc<dyn Backend>> {
         match platform {
             Platform::TorchScript => {
+                rust_host_compiled::watch_forks();
                 open_torch(&checked()?.0, "take both files from one build: `cargo build --release`")
             }
             Platform::Compiled => {

@@ -4,6 +4,7 @@
 #include "small.h"
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <set>
 #include <torch/csrc/jit/ir/alias_analysis.h>
 #include <torch/csrc/jit/passes/constant_propagation.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
@@ -67,6 +68,13 @@ size_t activation_of(Node *node) {
 // What oneDNN takes without a question; for anything else the plain operator gives the answer, or the error.
 bool is_plain_floats(const at::Tensor &x) { return x.scalar_type() == at::kFloat && x.device().is_cpu() && x.layout() == at::kStrided && x.numel() > 0 && !x.is_neg(); }
 
+// oneDNN's layer, whose relu gives zero for NaN: that one follows it.
+template <class Call> at::Tensor with_activation(const Activation &activation, const Call &call) {
+  if (&activation != &ACTIVATIONS[RELU])
+    return call(activation);
+  return call(ACTIVATIONS[NO_ACTIVATION]).relu_();
+}
+
 // Channels last without a copy where there is one channel: the two layouts are the same bytes then, but oneDNN goes by strides.
 at::Tensor channels_last(const at::Tensor &x) {
   if (x.size(1) == 1 && x.is_contiguous())
@@ -74,7 +82,7 @@ at::Tensor channels_last(const at::Tensor &x) {
   return x.contiguous(at::MemoryFormat::ChannelsLast);
 }
 
-const Symbol LINEAR = Symbol::fromQualString("rust_host::linear"), CONVOLUTION = Symbol::fromQualString("rust_host::convolution"), LSTM = Symbol::fromQualString("rust_host::lstm");
+const Symbol LINEAR = Symbol::fromQualString("rust_host::linear"), CONVOLUTION = Symbol::fromQualString("rust_host::convolution"), LSTM = Symbol::fromQualString("rust_host::lstm"), CHAIN = Symbol::fromQualString("rust_host::chain");
 const Symbol PACKED = Symbol::attr("packed"), WEIGHT = Symbol::attr("weight"), BIAS = Symbol::attr("bias"), ACTIVATION = Symbol::attr("activation");
 const Symbol BATCH_FIRST = Symbol::attr("batch_first");
 const Symbol STRIDE = Symbol::attr("stride"), PADDING = Symbol::attr("padding"), DILATION = Symbol::attr("dilation"), GROUPS = Symbol::attr("groups");
@@ -90,7 +98,7 @@ at::Tensor linear(const at::Tensor &x, const at::Tensor &packed, const at::Tenso
     return activation.plain(at::linear(x, weight, bias));
   using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, std::string_view, Scalars, std::optional<std::string_view>);
   static const auto op = find<Signature>("mkldnn::_linear_pointwise");
-  return op.call(x, packed, bias, activation.name, Scalars(), activation.algorithm);
+  return with_activation(activation, [&](const Activation &a) { return op.call(x, packed, bias, a.name, Scalars(), a.algorithm); });
 }
 
 // A layer with everything but its input, as attributes of its node: read once, when the graph is made ready to run.
@@ -106,10 +114,11 @@ struct Layer {
 };
 
 struct Linear : Layer {
-  SmallLinear small;
+  SmallLayers small;
   std::optional<DirectConvolution> direct;
 
-  explicit Linear(const Node *node) : Layer(node), small(weight, bias) {
+  explicit Linear(const Node *node) : Layer(node) {
+    small.add(weight, bias, has_relu());
     if (is_direct(weight, activation))
       direct.emplace(as_convolution(weight), bias, std::vector<int64_t>{1, 1}, std::vector<int64_t>{0, 0});
   }
@@ -123,15 +132,44 @@ struct Linear : Layer {
     return is_inside && weight.size(0) >= 16 && DirectConvolution::is_for(as_convolution(weight));
   }
 
+  bool has_relu() const { return &activation == &ACTIVATIONS[RELU]; }
+  bool takes(const at::Tensor &x) const { return is_plain_floats(x) && x.dim() >= 1 && x.size(-1) == weight.size(1); }
+  // What our own kernels, which have relu inside, leave of the activation.
+  at::Tensor activated(at::Tensor y) const { return has_relu() ? y : activation.plain(y); }
+
   at::Tensor operator()(const at::Tensor &x) const {
-    if (!is_plain_floats(x) || x.dim() < 1 || x.size(-1) != weight.size(1))
+    if (!takes(x))
       return activation.plain(at::linear(x, weight, bias));
-    const bool relu = &activation == &ACTIVATIONS[RELU];
-    if (small.fits(x)) {
-      at::Tensor y = small(x, relu);
-      return relu ? y : activation.plain(y);
-    }
-    return direct ? direct->of_rows(x.contiguous(), relu) : linear(x, packed, weight, bias, activation);
+    if (small.fits(x))
+      return activated(small(x));
+    return direct ? direct->of_rows(x.contiguous(), has_relu()) : linear(x, packed, weight, bias, activation);
+  }
+};
+
+// Linear layers behind one another, which are computed in one where they and the input are small.
+struct Chain {
+  std::vector<Linear> layers;
+  SmallLayers small;
+
+  // The layer, or all that it has in its subgraph.
+  explicit Chain(const Node *node) {
+    if (node->kind() == LINEAR)
+      layers.emplace_back(node);
+    else
+      for (const Node *layer : node->g(c10::attr::Subgraph)->nodes())
+        layers.emplace_back(layer);
+    for (const Linear &layer : layers)
+      if (!small.add(layer.weight, layer.bias, layer.has_relu()))
+        break;
+  }
+
+  at::Tensor operator()(const at::Tensor &x) const {
+    if (layers.front().takes(x) && small.fits(x))
+      return layers.back().activated(small(x));
+    at::Tensor y = x;
+    for (const Linear &layer : layers)
+      y = layer(y);
+    return y;
   }
 };
 
@@ -173,7 +211,8 @@ struct Convolution : Layer {
     }
     using Signature = at::Tensor(const at::Tensor &, const at::Tensor &, const std::optional<at::Tensor> &, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t, std::string_view, Scalars, std::optional<std::string_view>);
     static const auto op = find<Signature>("mkldnn::_convolution_pointwise");
-    return op.call(channels_last(x), packed, bias, padding, stride, dilation, groups, activation.name, Scalars(), activation.algorithm);
+    const at::Tensor lying = channels_last(x);
+    return with_activation(activation, [&](const Activation &a) { return op.call(lying, packed, bias, padding, stride, dilation, groups, a.name, Scalars(), a.algorithm); });
   }
 };
 
@@ -233,6 +272,7 @@ torch::jit::Operation prepared_lstm(const Node *node) {
 const torch::jit::RegisterOperators operators({
     torch::jit::Operator(LINEAR, prepared<Linear>, c10::AliasAnalysisKind::PURE_FUNCTION),
     torch::jit::Operator(CONVOLUTION, prepared<Convolution>, c10::AliasAnalysisKind::PURE_FUNCTION),
+    torch::jit::Operator(CHAIN, prepared<Chain>, c10::AliasAnalysisKind::PURE_FUNCTION),
     torch::jit::Operator(LSTM, prepared_lstm, c10::AliasAnalysisKind::PURE_FUNCTION),
 });
 
@@ -397,6 +437,60 @@ bool pack_lstm(Graph &graph, Node *node) {
   return true;
 }
 
+// Whether the kernel for small layers can have another one behind `node`.
+bool can_go_on(Node *node) {
+  const auto activation = static_cast<size_t>(node->i(ACTIVATION));
+  return (activation == NO_ACTIVATION || activation == RELU) && SmallLayers::takes(node->t(WEIGHT));
+}
+
+// Puts one node in the place of small linear layers behind one another, where nothing else uses what is between.
+void join_small_layers(Graph &graph) {
+  std::vector<std::vector<Node *>> chains;
+  std::set<Node *> joined;
+  for_each_node(graph.block(), [&](Node *node) {
+    if (node->kind() != LINEAR || !joined.insert(node).second || !can_go_on(node))
+      return;
+    std::vector<Node *> chain{node};
+    while (can_go_on(chain.back())) {
+      const auto &uses = chain.back()->output()->uses();
+      Node *next = uses.size() == 1 ? uses[0].user : nullptr;
+      if (!next || next->kind() != LINEAR || next->owningBlock() != node->owningBlock() || !SmallLayers::takes(next->t(WEIGHT)))
+        break;
+      chain.push_back(next);
+      joined.insert(next);
+    }
+    if (chain.size() > 1)
+      chains.push_back(std::move(chain));
+  });
+  for (const auto &chain : chains) {
+    auto layers = std::make_shared<Graph>();
+    Value *value = layers->addInput();
+    for (Node *node : chain)
+      value = layers->insertNode(layers->createClone(node, [&](Value *) { return value; }))->output();
+    layers->registerOutput(value);
+    Node *whole = graph.create(CHAIN, {chain.front()->input()})->insertBefore(chain.back());
+    whole->g_(c10::attr::Subgraph, layers)->output()->setType(chain.back()->output()->type());
+    chain.back()->output()->replaceAllUsesWith(whole->output());
+    for (auto node = chain.rbegin(); node != chain.rend(); ++node)
+      (*node)->destroy();
+  }
+}
+
+// The one node of a graph that does nothing else than hand its input to it, and its output back.
+Node *only_node(Graph &graph) {
+  Node *only = nullptr;
+  for (Node *node : graph.nodes()) {
+    if (node->kind() == c10::prim::Constant)
+      continue;
+    if (only)
+      return nullptr;
+    only = node;
+  }
+  const bool is_chain = only && (only->kind() == LINEAR || only->kind() == CHAIN);
+  const bool is_all = graph.inputs().size() == 2 && graph.outputs().size() == 1; // the first is self
+  return is_chain && is_all && only->input() == graph.inputs()[1] && only->output() == graph.outputs()[0] ? only : nullptr;
+}
+
 // A layer's output may lie channels last, which no view can split; a reshape copies where it must. Only where nothing is
 // written through either: a view shares memory, a copy does not.
 void allow_any_layout(const std::shared_ptr<Graph> &graph) {
@@ -452,11 +546,26 @@ std::unique_ptr<Fast> Fast::of(const torch::jit::Module &module) {
   if (convolutions > 0)
     allow_any_layout(graph);
   torch::jit::EliminateDeadCode(graph);
-  return std::unique_ptr<Fast>(new Fast(std::move(frozen)));
+  join_small_layers(*graph);
+  std::unique_ptr<Fast> fast(new Fast(std::move(frozen)));
+  if (const Node *only = only_node(*graph))
+    fast->whole = [chain = Chain(only)](const at::Tensor &x) { return chain(x); };
+  return fast;
 }
 
 Fast::Fast(torch::jit::Module frozen)
     : module(std::move(frozen)), executor(module.get_method("forward").graph(), "forward", torch::jit::ExecutorExecutionMode::SIMPLE) {}
+
+c10::IValue Fast::run(const torch::jit::Stack &arguments) {
+  if (whole)
+    return whole(arguments[0].toTensor());
+  torch::jit::Stack stack;
+  stack.reserve(arguments.size() + 1);
+  stack.emplace_back(module._ivalue());
+  stack.insert(stack.end(), arguments.begin(), arguments.end());
+  executor.run(stack);
+  return std::move(stack.back());
+}
 
 bool agrees(const c10::IValue &a, const c10::IValue &b, const Tolerance &tolerance, int depth) {
   if (depth > 64 || a.tagKind() != b.tagKind())

@@ -1,6 +1,7 @@
 // A second form of a module's forward graph that computes the same, faster: weights are constants in the layout that oneDNN
 // computes with, and activations are part of the layer in front of them.
 #pragma once
+#include <functional>
 #include <memory>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -13,13 +14,14 @@ public:
   // writing into its inputs). Throws where a pass of libtorch fails; the module itself is never changed.
   static std::unique_ptr<Fast> of(const torch::jit::Module &module);
 
-  // Takes what the module's forward takes, self first, and leaves its result.
-  void run(torch::jit::Stack &stack) { executor.run(stack); }
+  // What the module's forward gives for these; self is not among them.
+  c10::IValue run(const torch::jit::Stack &arguments);
 
 private:
   explicit Fast(torch::jit::Module module);
   torch::jit::Module module; // owns what the graph needs besides its constants
   torch::jit::GraphExecutor executor;
+  std::function<at::Tensor(const at::Tensor &)> whole; // where the graph is one layer of ours: without the interpreter
 };
 
 // |a - b| <= atol + atol_of_largest * max|a| + rtol * |a|

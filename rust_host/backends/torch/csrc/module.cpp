@@ -159,12 +159,6 @@ struct rh_result {
 
 namespace {
 
-c10::IValue run_fast(rh_module &module, torch::jit::Stack arguments) {
-  arguments.insert(arguments.begin(), module.module._ivalue());
-  module.fast->run(arguments);
-  return std::move(arguments.back());
-}
-
 c10::IValue run_plain(rh_module &module, const Method &m, torch::jit::Stack arguments) {
   return m.hooked ? module.module(std::move(arguments)) : m.method(std::move(arguments));
 }
@@ -174,7 +168,7 @@ c10::IValue run_plain(rh_module &module, const Method &m, torch::jit::Stack argu
 c10::IValue compare(rh_module &module, const Method &m, const torch::jit::Stack &arguments) {
   std::optional<c10::IValue> fast;
   try {
-    fast = run_fast(module, arguments);
+    fast = module.fast->run(arguments);
   } catch (const std::exception &) {
     // What it had to say interests nobody: the plain form answers.
   }
@@ -192,7 +186,7 @@ c10::IValue call(rh_module &module, size_t index, const torch::jit::Stack &argum
   const int32_t speed = index == 0 ? module.speed.load() : RH_PLAIN;
   if (speed == RH_FAST) {
     try {
-      return run_fast(module, arguments);
+      return module.fast->run(arguments);
     } catch (const std::exception &) {
       // The plain form gives the answer, or the error in the words of the model's own code.
     }
@@ -354,7 +348,7 @@ int32_t rh_run(rh_module *module, size_t index, const rh_value *arguments, size_
       inference.emplace();
     // The first call makes nothing faster for later ones: for a process that makes one call that is 20 ms against 1.
     std::optional<torch::jit::GraphOptimizerEnabledGuard> plain;
-    if (!module->was_called.exchange(true) && !m.hooked && !m.scoped && !m.needs_gradients)
+    if (!module->was_called.load(std::memory_order_relaxed) && !module->was_called.exchange(true) && !m.hooked && !m.scoped && !m.needs_gradients)
       plain.emplace(false);
 
     std::optional<rust_host::FirstCalls::Turn> turn;

@@ -3,24 +3,33 @@
 
 namespace rust_host {
 
-// A linear layer so small that a call of any library costs more than its sums: a call of at::linear takes a microsecond before
-// it multiplies anything.
-struct SmallLinear {
-  // The most multiplications of a call: with more, libtorch's kernels make up for what their call costs.
-  static constexpr int64_t MOST = 8192;
+// Linear layers behind one another, so small that a call of any library costs more than their sums: a call of at::linear takes a
+// microsecond before it multiplies anything. Some rows at a time go through all of them, and what is between stays in the first
+// cache.
+class SmallLayers {
+public:
+  // Puts x * weight^T + bias behind what is there, and zero for what is below zero where `relu`; in float32, with fused products
+  // where the processor has them. False, and from then on no input fits, where it is too large.
+  bool add(const at::Tensor &weight, const std::optional<at::Tensor> &bias, bool relu);
 
-  SmallLinear(const at::Tensor &weight, const std::optional<at::Tensor> &bias);
+  // Whether a layer with these weights can be one of them.
+  static bool takes(const at::Tensor &weight);
 
-  // Whether such an input is for this one; all else is not looked at, because `weight` has the sizes.
-  bool fits(const at::Tensor &x) const { return by_input.defined() && x.is_contiguous() && x.numel() * outputs <= MOST; }
+  // Whether such an input is for these; its last dimension is not looked at: it must be what the first layer takes.
+  bool fits(const at::Tensor &x) const { return !layers.empty() && x.is_contiguous(); }
 
-  // x * weight^T + bias, and what is below zero as zero where `relu`; in float32 with fused products where the processor has them.
-  at::Tensor operator()(const at::Tensor &x, bool relu) const;
+  at::Tensor operator()(const at::Tensor &x) const;
+
+  struct Layer {
+    int64_t inputs, outputs;
+    at::Tensor columns; // [blocks, inputs, BLOCK]: what each input adds to the outputs of a block, zeros where there is none
+    at::Tensor start;   // [blocks, BLOCK]
+    bool relu;
+  };
 
 private:
-  at::Tensor by_input; // [inputs, outputs]: a row is what one input adds to each output; none where the layer is too large
-  at::Tensor start;    // [outputs]
-  int64_t inputs, outputs;
+  std::vector<Layer> layers;
+  int64_t of_a_row = 0; // multiplications
 };
 
 } // namespace rust_host

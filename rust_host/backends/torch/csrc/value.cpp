@@ -2,25 +2,22 @@
 #include "stream.h"
 #include <ATen/ATen.h>
 #include <ATen/core/function_schema.h>
-#include <memory>
 
 namespace rust_host {
 
 namespace {
 
-using Owner = std::shared_ptr<void>;
-
-// From here on the owner is released exactly once, whatever throws.
-Owner take_owner(const rh_tensor &t) {
-  return t.release ? Owner(t.owner, t.release) : Owner();
+void release_owner(const rh_tensor &t) {
+  if (t.release)
+    t.release(t.owner);
 }
 
 at::Tensor to_tensor(const rh_tensor &t, at::Device device, bool copy) {
-  Owner owner = take_owner(t);
   const auto dtype = static_cast<at::ScalarType>(t.dtype);
-  auto options = at::TensorOptions().dtype(dtype);
-  at::Tensor tensor = at::from_blob(
-      t.data, at::IntArrayRef(t.sizes, t.dim), at::IntArrayRef(t.strides, t.dim), [owner = std::move(owner)](void *) {}, options);
+  auto maker = at::for_blob(t.data, at::IntArrayRef(t.sizes, t.dim));
+  if (t.release)
+    maker.context(t.owner, t.release); // from here on the owner is released exactly once, whatever throws
+  at::Tensor tensor = maker.strides(at::IntArrayRef(t.strides, t.dim)).options(at::TensorOptions().dtype(dtype)).make_tensor();
   const bool aligned = reinterpret_cast<uintptr_t>(t.data) % c10::elementSize(dtype) == 0;
   if (device.is_cpu() && (copy || !aligned))
     return tensor.clone();
@@ -46,7 +43,7 @@ c10::IValue to_key(const rh_value &value, const c10::TypePtr &type, const std::s
 
 void release(const rh_value &value) {
   if (value.tag == RH_TENSOR)
-    take_owner(*value.tensor);
+    release_owner(*value.tensor);
   for (size_t i = 0; value.items && i < value.count; ++i)
     release(value.items[i]);
 }
@@ -63,7 +60,7 @@ c10::IValue to_ivalue(const rh_value &value, const c10::TypePtr &type, const std
     bool &taken;
     ~ReleaseRest() {
       if (value.tag == RH_TENSOR && !taken)
-        take_owner(*value.tensor);
+        release_owner(*value.tensor);
       for (size_t i = next; value.items && i < value.count; ++i)
         release(value.items[i]);
     }

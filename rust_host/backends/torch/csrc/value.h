@@ -3,7 +3,7 @@
 #include "shim.h"
 #include <ATen/core/ivalue.h>
 #include <ATen/core/jit_type.h>
-#include <deque>
+#include <list>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -36,9 +36,10 @@ private:
     bool is_copied; // into page-locked memory
   };
   std::vector<Pending> pending;
-  std::deque<std::vector<rh_value>> items;
-  std::deque<std::string> texts;
-  std::deque<rh_tensor> tensors;
+  // Lists, because nodes point into them; and they take no memory where they are empty, as two of them are in most results.
+  std::list<std::vector<rh_value>> items;
+  std::list<std::string> texts;
+  std::list<rh_tensor> tensors;
   void fill_tensor(rh_value &target, at::Tensor &&tensor);
   void hand_over(rh_tensor &target, at::Tensor &&tensor);
   void fill_items(rh_value &target, int32_t tag, std::vector<c10::IValue> &&values, int depth);

@@ -14,14 +14,15 @@ pub(crate) struct Arguments {
     values: Vec<RawValue>,
     nested: Vec<Vec<RawValue>>,
     #[expect(clippy::vec_box, reason = "raw values point to them: they must not move when the vector grows")]
-    tensors: Vec<Box<RawTensor>>,
-    /// Kept for their sizes, strides and texts.
-    kept: Vec<Kept>,
+    tensors: Vec<Box<HeldTensor>>,
+    texts: Vec<String>,
 }
 
-enum Kept {
-    Sizes(#[expect(dead_code, reason = "a raw pointer refers to it")] Vec<i64>),
-    Text(#[expect(dead_code, reason = "a raw pointer refers to it")] String),
+struct HeldTensor {
+    raw: RawTensor,
+    /// And strides.
+    #[expect(dead_code, reason = "raw pointers refer to it")]
+    sizes: Vec<i64>,
 }
 
 const EMPTY: RawValue = RawValue {
@@ -37,7 +38,7 @@ const EMPTY: RawValue = RawValue {
 impl Arguments {
     /// The owners inside are taken over by `rh_run`, which must be called exactly once.
     pub(crate) fn new(arguments: &[Option<Value>]) -> Self {
-        let mut this = Self { values: Vec::new(), nested: Vec::new(), tensors: Vec::new(), kept: Vec::new() };
+        let mut this = Self { values: Vec::new(), nested: Vec::new(), tensors: Vec::new(), texts: Vec::new() };
         let mut values = Vec::with_capacity(arguments.len());
         for argument in arguments {
             values.push(match argument {
@@ -75,7 +76,7 @@ impl Arguments {
     fn text(&mut self, text: &str) -> RawValue {
         let text = text.to_owned();
         let raw = RawValue { tag: ffi::STR, text: text.as_ptr().cast::<c_char>(), count: text.len(), ..EMPTY };
-        self.kept.push(Kept::Text(text)); // moving a String does not move its bytes
+        self.texts.push(text); // moving a String does not move its bytes
         raw
     }
 
@@ -116,10 +117,9 @@ impl Arguments {
             owner: Box::into_raw(Box::new(tensor.memory().clone())).cast(),
             release: Some(release),
         };
-        self.kept.push(Kept::Sizes(sizes)); // moving a Vec does not move its elements
-        self.tensors.push(Box::new(raw));
+        self.tensors.push(Box::new(HeldTensor { raw, sizes })); // moving a Vec does not move its elements
         match self.tensors.last_mut() {
-            Some(last) => &raw mut **last,
+            Some(last) => &raw mut last.raw,
             None => ptr::null_mut(),
         }
     }
