@@ -17,13 +17,13 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from py_authoring.export.kernels import attention, convolution, lstm, matmul
+from py_authoring.export.kernels import attention, convolution, lstm, matmul, order
 
 NATIVE = Path(__file__).parent.parent / "native"
 #: Floats in a vector, by torch's word for the processor.
 LANES = {"AVX2": 8, "AVX512": 16}
 # An LSTM makes linear layers, which are convolutions; attention takes views that convolutions would make copies of.
-_KERNELS: tuple[ModuleType, ...] = (lstm, attention, convolution, matmul)
+_KERNELS: tuple[ModuleType, ...] = (lstm, attention, convolution, matmul, order)
 # Of -O3, what makes copies of the tiles' code: a fifth of the time to compile, and as fast.
 _WITHOUT_COPIES = ["-fno-unswitch-loops", "-fno-split-loops", "-fno-ipa-cp-clone"]
 

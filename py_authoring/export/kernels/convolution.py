@@ -1,15 +1,19 @@
-"""Convolutions and linear layers (native/convolution.inc).
+"""Convolutions and linear layers (native/convolution.inc, native/depthwise.inc).
 
 torch's code generator leaves convolutions to its host, whose oneDNN prepares each call anew: for a small layer that
 takes longer than its numbers. Its own matrix product is half as fast as it could be, because g++ 12 keeps the sums on
 the stack. In: an exported graph. Out: every plain convolution and linear layer, and the batch normalisation, addition
-and relu behind it, as one operator. A linear layer is a convolution of one row of pixels.
+and relu behind it, as one operator. A linear layer is a convolution of one row of pixels, a row of numbers a picture of
+one line, and a transposed convolution an ordinary one that has an output for each place between its pixels.
 """
 
 from __future__ import annotations
 
 import math
-from operator import getitem
+import sys
+from dataclasses import dataclass
+from dataclasses import replace as replace_fields
+from operator import getitem, mul
 from typing import Any, cast
 
 import torch
@@ -29,15 +33,18 @@ from py_authoring.export.kernels.graph import (
 _aten = torch.ops.aten
 OPERATOR = "direct_convolution"
 SOURCE = "convolution.cpp"
-LAYERS = {_aten.conv2d.default, _aten.conv2d.padding, _aten.linear.default}
+_CONVOLUTIONS = {_aten.conv1d.default, _aten.conv1d.padding, _aten.conv2d.default, _aten.conv2d.padding}
+_TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input}
+LAYERS = {*_CONVOLUTIONS, *_TRANSPOSED, _aten.linear.default}
 #: By torch's rule for its name.
 C_FUNCTION = """AOTITorchError aoti_torch_cpu_direct_convolution(AtenTensorHandle, AtenTensorHandle, AtenTensorHandle,
-AtenTensorHandle*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t, AtenTensorHandle*)"""
+AtenTensorHandle*, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int32_t,
+AtenTensorHandle*)"""
 
 torch.library.define(
     "rust_host::direct_convolution",
     "(Tensor x, Tensor weight, Tensor bias, Tensor? other, int outputs, int kernel_h, int kernel_w, int stride_h,"
-    " int stride_w, int padding_h, int padding_w, bool relu) -> Tensor",
+    " int stride_w, int padding_h, int padding_w, int dilation_h, int dilation_w, int groups, bool relu) -> Tensor",
 )
 _POOLINGS = {_aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 # What keeps the order of a picture's numbers in memory; dropout is a clone in evaluation.
@@ -52,11 +59,12 @@ _MOST_CHANNELS_AT_ONCE, _CHANNELS_AT_ONCE = 256, 128
 @torch.library.register_fake("rust_host::direct_convolution")  # type: ignore[untyped-decorator]
 def _shape_of_result(
     x: Tensor, weight: Tensor, bias: Tensor, other: Tensor | None, outputs: int,
-    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, padding_h: int, padding_w: int, relu: bool,
+    kernel_h: int, kernel_w: int, stride_h: int, stride_w: int, padding_h: int, padding_w: int,
+    dilation_h: int, dilation_w: int, groups: int, relu: bool,
 ) -> Tensor:  # fmt: skip
     n, _, height, width = x.shape
-    out_h = (height + 2 * padding_h - kernel_h) // stride_h + 1
-    out_w = (width + 2 * padding_w - kernel_w) // stride_w + 1
+    out_h = (height + 2 * padding_h - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
+    out_w = (width + 2 * padding_w - dilation_w * (kernel_w - 1) - 1) // stride_w + 1
     return x.new_empty((n, out_h, out_w, outputs)).permute(0, 3, 1, 2)
 
 
@@ -65,16 +73,24 @@ def direct_convolution() -> Any:
     return torch.ops.rust_host.direct_convolution.default
 
 
-def pack(weight: Tensor, lanes: int) -> Tensor:
+def pack(weight: Tensor, lanes: int, groups: int = 1) -> Tensor:
     """Weights in the order in which the kernel needs them.
 
     Args:
-        weight: float32 `[outputs, channels, h, w]`.
+        weight: float32 `[outputs, channels of a group, h, w]`.
         lanes: floats in a vector.
+        groups: of the convolution.
 
     Returns:
-        float32 `[vectors × channels × h × w × lanes]`; whole tiles of vectors, the last one filled up with zeros.
+        float32 `[groups × vectors × channels × h × w × lanes]`; whole tiles of vectors for each group, the last one
+        filled up with zeros. With a kernel for each channel, `[h × w × channels]`.
     """
+    if _is_depthwise(weight, lanes, groups):
+        return weight[:, 0].permute(1, 2, 0).flatten()
+    return torch.cat([_pack_group(each, lanes) for each in weight.chunk(groups)])
+
+
+def _pack_group(weight: Tensor, lanes: int) -> Tensor:
     outputs, channels, height, width = weight.shape
     padded = weight.new_zeros(_filled(outputs, lanes), channels, height, width)
     padded[:outputs] = weight
@@ -82,6 +98,26 @@ def pack(weight: Tensor, lanes: int) -> Tensor:
     at_once = channels if channels <= _MOST_CHANNELS_AT_ONCE else _CHANNELS_AT_ONCE
     parts = torch.split(vectors, at_once, dim=2)
     return torch.cat([part.permute(0, 3, 4, 2, 1).flatten(1) for part in parts], dim=1).flatten()
+
+
+def fill(bias: Tensor, weight: Tensor, lanes: int, groups: int = 1) -> Tensor:
+    """A bias for every channel of the vectors of `pack`."""
+    if _is_depthwise(weight, lanes, groups):
+        return bias
+    outputs = bias.shape[0] // groups
+    filled = bias.new_zeros(groups, _filled(outputs, lanes))
+    filled[:, :outputs] = bias.view(groups, outputs)
+    return filled.flatten()
+
+
+# Groups of fewer outputs than a vector has places oneDNN computes in a quarter of the time.
+def _fills_vectors(weight: Tensor, lanes: int, groups: int) -> bool:
+    return groups == 1 or weight.shape[0] // groups >= lanes or _is_depthwise(weight, lanes, groups)
+
+
+# As `is_depthwise` of native/depthwise.inc has it.
+def _is_depthwise(weight: Tensor, lanes: int, groups: int) -> bool:
+    return weight.shape[0] == groups >= lanes and weight.shape[1] == 1
 
 
 # The outputs of whole tiles, which are up to four vectors wide.
@@ -93,15 +129,17 @@ def _filled(outputs: int, lanes: int) -> int:
 def replace(module: fx.GraphModule, lanes: int) -> int:
     """Puts the operator in the place of plain layers, and returns how many there were.
 
-    Plain: of float32, with constant weights; convolutions of pictures in a batch, without groups and dilation; linear
-    layers that are not tiny. The rest stays as it is.
+    Plain: of float32, with constant weights; convolutions of pictures, or rows, in a batch, in groups that fill a
+    vector or are single channels, transposed ones without groups and dilation; linear layers that are not tiny. The
+    rest stays as it is.
 
     Args:
         module: a graph in functional form: nothing is written to between a layer and what goes into it.
         lanes: floats in a vector of the processor that the code is for.
     """
-    convolutions = [] if looks_at_strides(module) else [node for node in module.graph.nodes if _is_convolution(node)]
-    found = sum(_replace_convolution(module, node, lanes) for node in convolutions)
+    nodes = [] if looks_at_strides(module) else list(module.graph.nodes)
+    found = sum(_replace_convolution(module, node, lanes) for node in nodes if node.target in _CONVOLUTIONS)
+    found += sum(_replace_transposed(module, node, lanes) for node in nodes if node.target in _TRANSPOSED)
     let_views_copy(module)
     for node in list(module.graph.nodes):
         _flatten_as_it_lies(module, node)
@@ -110,41 +148,63 @@ def replace(module: fx.GraphModule, lanes: int) -> int:
     return found
 
 
-def _is_convolution(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.target in (_aten.conv2d.default, _aten.conv2d.padding)
-
-
 def _pair(value: Any) -> tuple[int, int]:
     values = [value] if isinstance(value, int) else list(value)
     return (int(values[0]), int(values[-1]))
 
 
-# What a convolution is made with: the weights, and what they are moved by.
-def _parameters(
-    module: fx.GraphModule, node: fx.Node
-) -> tuple[Tensor, Tensor, tuple[int, int], tuple[int, int]] | None:
+@dataclass
+class _Convolution:
+    """What a convolution of pictures is made with; of rows, as pictures of one line."""
+
+    picture: fx.Node
+    is_row: bool
+    weight: Tensor
+    bias: Tensor
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    beyond: tuple[int, int] = (0, 0)
+    """More padding below and on the right; for a transposed one, more of the result there."""
+
+    def normed(self, scale: Tensor, shift: Tensor, axis: int = 0) -> None:
+        """With a factor and a summand for each output, which that axis of the weights has."""
+        self.weight = self.weight * scale.view([-1 if each == axis else 1 for each in range(4)])
+        self.bias = self.bias * scale + shift
+
+
+# That of a layer that the kernel can compute.
+def _parameters(module: fx.GraphModule, node: fx.Node) -> _Convolution | None:
     arguments = dict(zip((each.name for each in cast(Any, node.target)._schema.arguments), node.args, strict=False))
     arguments |= node.kwargs
-    weight, given = constant(module, arguments["weight"]), arguments.get("bias")
+    picture = cast(fx.Node, arguments["input"])
+    weight, given, value = constant(module, arguments["weight"]), arguments.get("bias"), picture.meta.get("val")
     bias = constant(module, given)
-    picture = cast(Any, arguments["input"]).meta.get("val")
-    if weight is None or (given is not None and not _is_bias(bias)) or picture is None or picture.dim() != 4:
+    if weight is None or (given is not None and not _is_bias(bias)) or value is None or value.dim() != weight.dim():
         return None
-    if not depends_on_inputs(cast(fx.Node, arguments["input"])):
+    if not depends_on_inputs(picture) or not all(type(size) is int for size in value.shape[1:2]):
         return None
-    if not weight.dtype == picture.dtype == torch.float32 or not weight.device.type == picture.device.type == "cpu":
+    if not weight.dtype == value.dtype == torch.float32 or not weight.device.type == value.device.type == "cpu":
         return None
-    if arguments.get("groups", 1) != 1 or _pair(arguments.get("dilation", 1)) != (1, 1):
-        return None
-    stride, padding = _pair(arguments.get("stride", 1)), arguments.get("padding", 0)
-    height, width = weight.shape[2:]
-    if padding == "valid":
-        padding = 0
-    elif padding == "same":
-        if height % 2 == 0 or width % 2 == 0:
-            return None  # more on one side than on the other
-        padding = (height // 2, width // 2)
-    return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias, stride, _pair(padding)
+    groups, is_row, is_transposed = cast(int, arguments.get("groups", 1)), weight.dim() == 3, node.target in _TRANSPOSED
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[1] * groups if is_transposed else weight.shape[0])
+    if is_row:
+        weight = weight.unsqueeze(2)
+    stride, dilation = (_across(arguments.get(name, 1), 1, is_row) for name in ("stride", "dilation"))
+    padding, beyond = arguments.get("padding", 0), _across(arguments.get("output_padding", 0), 0, is_row)
+    if padding == "same":
+        lengths = [each * (size - 1) for each, size in zip(dilation, weight.shape[2:], strict=True)]
+        padding, beyond = [length // 2 for length in lengths], (lengths[0] % 2, lengths[1] % 2)
+    padding = _across(0 if padding == "valid" else padding, 0, is_row)
+    return _Convolution(picture, is_row, weight, bias, stride, padding, dilation, groups, beyond)
+
+
+# Of height and width; a row has a height that nothing moves over.
+def _across(value: Any, of_height: int, is_row: bool) -> tuple[int, int]:
+    height, width = _pair(value)
+    return (of_height, width) if is_row else (height, width)
 
 
 def _is_bias(value: Tensor | None) -> bool:
@@ -153,20 +213,88 @@ def _is_bias(value: Tensor | None) -> bool:
 
 def _replace_convolution(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     found = _parameters(module, node)
-    if found is None:
+    if found is None or not _fills_vectors(found.weight, lanes, found.groups):
         return False
-    weight, bias, stride, padding = found
     replaced = [node]
     if (normed := _normalisation(module, node)) is not None:
         nodes, scale, shift = normed
         replaced += nodes
-        weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
+        found.normed(scale, shift)
     other, relu = _what_follows(replaced)
-    with module.graph.inserting_before(replaced[-1]):
-        pictures = [None if each is None else _channels_last(module, each) for each in (node.args[0], other)]
-        new = _call(module, pictures[0], pictures[1], weight, bias, stride, padding, relu, lanes)
+    graph = module.graph
+    with graph.inserting_before(replaced[-1]):
+        pictures = [None if each is None else _as_picture(graph, each, found) for each in (found.picture, other)]
+        if any(found.beyond):
+            added = [0, found.beyond[1], 0, found.beyond[0]]
+            pictures[0] = graph.call_function(_aten.constant_pad_nd.default, (pictures[0], added))
+        lying = [None if each is None else _channels_last(module, each) for each in pictures]
+        new = _call(module, lying[0], lying[1], found, relu, lanes)
+        if found.is_row:
+            new = graph.call_function(_aten.squeeze.dim, (new, 2))
     put(module, new, replaced)
     return True
+
+
+def _as_picture(graph: fx.Graph, node: fx.Node, found: _Convolution) -> fx.Node:
+    return graph.call_function(_aten.unsqueeze.default, (node, 2)) if found.is_row else node
+
+
+# Output o of a transposed convolution is the sum of input i × tap t with o + padding = i × stride + t. Those o that
+# leave the same rest are an ordinary convolution with every stride-th tap; all of them are one, with stride² times the
+# outputs, which are then put beside one another.
+def _replace_transposed(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
+    found = _parameters(module, node)
+    if found is None or found.groups != 1 or found.dilation != (1, 1):
+        return False
+    replaced = [node]
+    if (normed := _normalisation(module, node)) is not None:
+        nodes, scale, shift = normed
+        replaced += nodes
+        found.normed(scale, shift, axis=1)
+    following = only_user(replaced[-1])
+    if relu := following is not None and following.target == _aten.relu.default:
+        replaced.append(following)
+    graph, outputs = module.graph, found.bias.shape[0]
+    sizes, strides = found.weight.shape[2:], found.stride
+    # how many of the ordinary one, so that they reach the last output
+    taps = [
+        max(-(-size // stride), -(-(size - pad + beyond) // stride))
+        for size, stride, pad, beyond in zip(sizes, strides, found.padding, found.beyond, strict=True)
+    ]
+    too_many = [
+        stride * count + pad - size - beyond
+        for stride, count, pad, size, beyond in zip(strides, taps, found.padding, sizes, found.beyond, strict=True)
+    ]
+    ordinary = replace_fields(
+        found, weight=_by_rest(found.weight, strides, taps), bias=found.bias.repeat(strides[0] * strides[1]),
+        stride=(1, 1), padding=(taps[0] - 1, taps[1] - 1), beyond=(0, 0),
+    )  # fmt: skip
+    with graph.inserting_before(replaced[-1]):
+        picture = _as_picture(graph, found.picture, found)
+        y = _call(module, _channels_last(module, picture), None, ordinary, relu, lanes)
+        n, height, width = (graph.call_function(_aten.sym_size.int, (y, axis)) for axis in (0, 2, 3))
+        lying = graph.call_function(_aten.permute.default, (y, [0, 2, 3, 1]))
+        parts = graph.call_function(_aten.reshape.default, (lying, [n, height, width, *strides, outputs]))
+        beside = graph.call_function(_aten.permute.default, (parts, [0, 1, 3, 2, 4, 5]))
+        full = [graph.call_function(mul, (size, stride)) for size, stride in zip((height, width), strides, strict=True)]
+        new = graph.call_function(_aten.reshape.default, (beside, [n, *full, outputs]))
+        for axis, (pad, end) in enumerate(zip(found.padding, too_many, strict=True), start=1):
+            if pad or end:
+                new = graph.call_function(_aten.slice.Tensor, (new, axis, pad, -end if end else sys.maxsize))
+        new = graph.call_function(_aten.permute.default, (new, [0, 3, 1, 2]))
+        if found.is_row:
+            new = graph.call_function(_aten.squeeze.dim, (new, 2))
+    put(module, new, replaced)
+    return True
+
+
+# Of [inputs, outputs, h, w] the weights of the ordinary convolution, [rests × outputs, inputs, taps, taps].
+def _by_rest(weight: Tensor, strides: tuple[int, int], taps: list[int]) -> Tensor:
+    inputs, outputs, height, width = weight.shape
+    whole = weight.new_zeros(inputs, outputs, taps[0] * strides[0], taps[1] * strides[1])
+    whole[:, :, :height, :width] = weight
+    parts = whole.view(inputs, outputs, taps[0], strides[0], taps[1], strides[1]).flip(2, 4)
+    return parts.permute(3, 5, 1, 0, 2, 4).reshape(-1, inputs, *taps)
 
 
 # Of the recording. A free size is asked for no more than its value there: to count with it would fix it.
@@ -206,7 +334,8 @@ def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
         ]
         filters = weight.view(outputs, inputs, 1, 1)
         bias = weight.new_zeros(outputs) if bias is None else bias
-        y = _call(module, pictures[0], pictures[1], filters, bias, (1, 1), (0, 0), relu, lanes)
+        layer = _Convolution(x, False, filters, bias, (1, 1), (0, 0), (1, 1), 1)
+        y = _call(module, pictures[0], pictures[1], layer, relu, lanes)
         row = graph.call_function(_aten.permute.default, (y, [0, 2, 3, 1]))
         sizes = [
             graph.call_function(_aten.sym_size.int, (x, axis)) if type(size) is not int else size
@@ -217,15 +346,11 @@ def _replace_linear(module: fx.GraphModule, node: fx.Node, lanes: int) -> bool:
     return True
 
 
-def _call(
-    module: fx.GraphModule, x: Any, other: Any, weight: Tensor, bias: Tensor,
-    stride: tuple[int, int], padding: tuple[int, int], relu: bool, lanes: int,
-) -> fx.Node:  # fmt: skip
-    outputs, _, height, width = weight.shape
-    filled = bias.new_zeros(_filled(outputs, lanes))
-    filled[:outputs] = bias
-    constants = (add_constant(module, pack(weight, lanes)), add_constant(module, filled))
-    sizes = (outputs, height, width, *stride, *padding)
+def _call(module: fx.GraphModule, x: Any, other: Any, layer: _Convolution, relu: bool, lanes: int) -> fx.Node:
+    weight, groups = layer.weight, layer.groups
+    packed = (pack(weight, lanes, groups), fill(layer.bias, weight, lanes, groups))
+    constants = [add_constant(module, each) for each in packed]
+    sizes = (weight.shape[0], *weight.shape[2:], *layer.stride, *layer.padding, *layer.dilation, groups)
     return module.graph.call_function(direct_convolution(), (x, *constants, other, *sizes, relu))
 
 
