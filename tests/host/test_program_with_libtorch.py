@@ -21,13 +21,13 @@ def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def sums(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled package whose code calls `sort` in its host."""
+    """A compiled package whose code calls `logcumsumexp` in its host."""
     work = tmp_path_factory.mktemp("models")
     words = [sys.executable, "-m", "py_authoring"]
     subprocess.run([*words, "new", "sums", "--template", "regressor"], cwd=work, check=True, capture_output=True)
     code = work / "models/sums/model.py"
     text = code.read_text()
-    code.write_text(text.replace("self.network(features)", "self.network(features.sort(dim=1)[0])"))
+    code.write_text(text.replace("self.network(features)", "self.network(features.logcumsumexp(1))"))
     assert code.read_text() != text
     words += ["export", "sums", "--untrained", "--method", "compiled", "--quiet"]
     subprocess.run(words, cwd=work, check=True, capture_output=True)
@@ -55,7 +55,7 @@ def folder(sums: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_file_is_refused_and_the_way_is_named(sums: Path, tmp_path: Path) -> None:
     ran = run(BINARY, "build", sums, "-o", tmp_path / "sums")
     assert ran.returncode == 1 and list(tmp_path.iterdir()) == []
-    assert ran.stderr.startswith("error: ") and "sort" in ran.stderr and "--with-libtorch" in ran.stderr
+    assert ran.stderr.startswith("error: ") and "logcumsumexp" in ran.stderr and "--with-libtorch" in ran.stderr
 
 
 def test_the_program_in_the_folder_answers_as_rust_host_does(folder: Path, sums: Path, tmp_path: Path) -> None:

@@ -338,6 +338,25 @@ def test_a_row_of_small_layers_has_the_same_numbers_among_others(tmp_path):
         assert np.array_equal(model(x[:rows]), whole[:rows])
 
 
+class Misfits(nn.Module):
+    """Layers of which the second takes other numbers than the first gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.Linear(2000, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_layers_that_do_not_fit_one_another_are_an_error_in_each_call(tmp_path):
+    saved(Misfits, tmp_path / "m.pt")
+    model = rust_host.Model(tmp_path / "m.pt", "cpu")
+    for _ in range(3):
+        with pytest.raises(rust_host.FailedError, match="shapes cannot be multiplied"):
+            model(floats(1, 4))
+
+
 def test_what_is_no_number_stays_none_behind_every_layer(tmp_path):
     plain = saved(Infinite, tmp_path / "m.pt")
     model = rust_host.Model(tmp_path / "m.pt", "cpu")

@@ -86,7 +86,7 @@ def pack(weight: Tensor, lanes: int, groups: int = 1) -> Tensor:
         filled up with zeros. With a kernel for each channel, `[h × w × channels]`.
     """
     if _is_depthwise(weight, lanes, groups):
-        return weight[:, 0].permute(1, 2, 0).flatten()
+        return weight[:, 0].permute(1, 2, 0).clone(memory_format=torch.contiguous_format).flatten()
     return torch.cat([_pack_group(each, lanes) for each in weight.chunk(groups)])
 
 
@@ -103,7 +103,7 @@ def _pack_group(weight: Tensor, lanes: int) -> Tensor:
 def fill(bias: Tensor, weight: Tensor, lanes: int, groups: int = 1) -> Tensor:
     """A bias for every channel of the vectors of `pack`."""
     if _is_depthwise(weight, lanes, groups):
-        return bias
+        return bias.clone(memory_format=torch.contiguous_format)
     outputs = bias.shape[0] // groups
     filled = bias.new_zeros(groups, _filled(outputs, lanes))
     filled[:, :outputs] = bias.view(groups, outputs)

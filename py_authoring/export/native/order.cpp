@@ -60,12 +60,30 @@ std::vector<int64_t> in_one_piece(const std::vector<int64_t> &sizes) {
   return strides;
 }
 
-// As the tensor lies, without gaps: what torch gives an operator's result that keeps the order of its input's axes.
+// As the tensor lies, without gaps: what torch gives an operator's result that keeps the order of its input's axes. Sorted by
+// insertion, because an axis of stride 0 can be told from no other one and must not move by itself: the order is torch's.
 std::vector<int64_t> as_it_lies(const Lines &lines) {
   std::vector<int64_t> order(lines.dims), strides(lines.dims);
   for (int64_t d = 0; d < lines.dims; ++d)
     order[d] = lines.dims - 1 - d;
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return lines.strides[a] < lines.strides[b]; });
+  const auto told = [&](int64_t a, int64_t b) {
+    const int64_t inner = lines.strides[a], outer = lines.strides[b];
+    if (inner == 0 || outer == 0)
+      return 0;
+    if (inner != outer)
+      return inner < outer ? -1 : 1;
+    return lines.sizes[a] > lines.sizes[b] ? 1 : 0;
+  };
+  for (int64_t last = 1; last < lines.dims; ++last)
+    for (int64_t at = last, before = last - 1; before >= 0; --before) {
+      const int found = told(order[before], order[at]);
+      if (found < 0)
+        break;
+      if (found > 0) {
+        std::swap(order[before], order[at]);
+        at = before;
+      }
+    }
   int64_t next = 1;
   for (const int64_t d : order) {
     strides[d] = next;

@@ -271,6 +271,12 @@ def test_other_layers_stay_as_they_are(layer, shape):
     assert kernels.with_own_kernels(exported(Layer(layer, nn.Identity()), torch.randn(shape)), 16) is None
 
 
+def test_weights_that_lie_in_pieces_are_put_in_one():
+    weight, bias = torch.randn(32, 1, 3, 3)[:, :, 1:2, 1:2], torch.zeros(1).expand(32)
+    for each in (convolution.pack(weight, 16, 32), convolution.fill(bias, weight, 16, 32)):
+        assert each.is_contiguous() and each.untyped_storage().nbytes() == 32 * 4
+
+
 class Tiny(nn.Module):
     """Too few weights to be worth a call."""
 

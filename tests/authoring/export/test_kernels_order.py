@@ -30,6 +30,8 @@ class Ranks(nn.Module):
         return (
             torch.sort(x, 1)[0], *torch.sort(across, stable=True, dim=2, descending=True),
             *torch.sort(some, stable=True, dim=0),
+            *torch.sort(x.unsqueeze(1).expand(-1, 4, -1, -1), stable=True, dim=-1, descending=True),
+            torch.sort(x[:, :1].expand(-1, 3, -1), stable=True, dim=0)[0] + 1,
             *torch.topk(x, 3, 1), *torch.topk(across, 4, 0, largest=False), torch.topk(some, 2, 2, sorted=False)[0],
             torch.argsort(ids, stable=True, dim=-1, descending=True),
             *torch.topk(ids, 5, 0), *torch.sort(ids % 3 == 0, stable=True, dim=0),

@@ -267,6 +267,17 @@ impl Host {
     }
 }
 
+impl Host {
+    /// Bytes that a tensor keeps from others, as far as that is known here.
+    pub(crate) fn room(&self, tensor: &Owned<'_>) -> usize {
+        match self.threads {
+            // SAFETY: the handle is this host's, and lives.
+            Threads::Own => unsafe { own::tensor::room(tensor.handle.cast()) },
+            Threads::OpenMp { .. } => 0,
+        }
+    }
+}
+
 /// Distances between neighbours, in elements.
 pub(crate) fn row_major_strides(shape: &[i64]) -> Vec<i64> {
     let mut strides = vec![1i64; shape.len()];

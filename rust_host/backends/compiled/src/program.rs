@@ -16,6 +16,9 @@ use std::{
 /// Calls beyond this number wait for another to end. An instance is small: the weights are shared.
 const MOST_INSTANCES: usize = 16;
 
+/// Bytes that nobody misses.
+const LITTLE: usize = 32 << 10;
+
 pub(crate) struct Compiled {
     model: Model,
     host: &'static Host,
@@ -49,7 +52,7 @@ impl Compiled {
     }
 
     /// A result in the engine's form. What lies in an input's memory, or in that of a result before it, is copied: a result
-    /// is the caller's alone.
+    /// is the caller's alone. So is what lies in a much larger block, which a result that is kept would keep from later calls.
     fn take(&self, tensor: Owned<'static>, taken: &mut Vec<Range<usize>>) -> Result<Tensor> {
         let about = self.host.describe(&tensor)?;
         let datatype = Datatype::from_torch_code(about.dtype).ok_or_else(|| {
@@ -65,10 +68,11 @@ impl Compiled {
         let first = about.data as usize;
         let range = first..first + span;
         let shares = taken.iter().any(|other| other.start < range.end && range.start < other.end);
+        let is_roomy = self.host.room(&tensor) > 2 * span.max(LITTLE);
         let data = NonNull::new(about.data).unwrap_or(NonNull::dangling());
         let tensor =
             Tensor::strided(datatype, about.shape, about.strides, 0, Arc::new(Output { _tensor: tensor, data, span }))?;
-        if shares {
+        if shares || is_roomy {
             return copy_of(&tensor);
         }
         taken.push(range);

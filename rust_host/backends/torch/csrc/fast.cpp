@@ -456,6 +456,8 @@ void join_small_layers(Graph &graph) {
       Node *next = uses.size() == 1 ? uses[0].user : nullptr;
       if (!next || next->kind() != LINEAR || next->owningBlock() != node->owningBlock() || !SmallLayers::takes(next->t(WEIGHT)))
         break;
+      if (next->t(WEIGHT).size(1) != chain.back()->t(WEIGHT).size(0))
+        break; // which is an error in each call; the layer itself says so
       chain.push_back(next);
       joined.insert(next);
     }

@@ -6,7 +6,7 @@ use std::{
     collections::VecDeque,
     ptr::NonNull,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -31,6 +31,8 @@ pub(crate) struct Block {
     whole: NonNull<u8>,
     layout: Layout,
     size: usize,
+    /// What was asked for, of it.
+    asked: usize,
 }
 
 // SAFETY: memory belongs to no thread.
@@ -38,40 +40,65 @@ unsafe impl Send for Block {}
 // SAFETY: only its address can be read.
 unsafe impl Sync for Block {}
 
-/// Blocks that nobody uses, those that were freed last at the end.
-struct Free {
+/// Blocks that nobody uses, those that were freed last at the end, and what is known of the others.
+struct Kept {
     blocks: VecDeque<Block>,
+    /// Of them.
     bytes: usize,
+    /// Of blocks that are in use, and what was asked for of that.
     in_use: usize,
-    /// Of all blocks at once that were ever in use.
+    asked: usize,
+    /// That was ever asked for at once.
     most: usize,
 }
 
-impl Free {
-    /// Half as much again as was ever in use: with less, a network of layers of many sizes has new memory in each call.
-    fn has_too_much(&self) -> bool {
-        self.bytes + self.in_use > self.most + self.most / 2 || self.blocks.len() > MOST_KEPT
+static KEPT: Mutex<Kept> = Mutex::new(Kept::new());
+
+impl Kept {
+    const fn new() -> Self {
+        Self { blocks: VecDeque::new(), bytes: 0, in_use: 0, asked: 0, most: 0 }
     }
 
-    /// The smallest block that is large enough, of those the one that was freed last.
+    /// A block for a tensor of that size, if there is one: the smallest that is large enough, of those the one that was freed last.
     fn take(&mut self, size: usize) -> Option<Block> {
-        let fits = |block: &Block| (size..=size.saturating_mul(ROOMIEST)).contains(&block.size());
-        let at = (0..self.blocks.len())
-            .rev()
-            .filter(|at| fits(&self.blocks[*at]))
-            .min_by_key(|at| self.blocks[*at].size())?;
+        let fits = |block: &Block| (size..=size.saturating_mul(ROOMIEST)).contains(&block.size);
+        let all = (0..self.blocks.len()).rev();
+        let at = all.filter(|at| fits(&self.blocks[*at])).min_by_key(|at| self.blocks[*at].size)?;
         let block = self.blocks.remove(at)?;
-        self.bytes -= block.size();
+        self.bytes -= block.size;
+        self.uses(Block { asked: size, ..block })
+    }
+
+    fn uses(&mut self, block: Block) -> Option<Block> {
+        self.in_use += block.size;
+        self.asked += block.asked;
+        self.most = self.most.max(self.asked);
         Some(block)
     }
 
-    fn uses(&mut self, size: usize) {
-        self.in_use += size;
-        self.most = self.most.max(self.in_use);
+    fn put(&mut self, block: Block) {
+        self.in_use -= block.size;
+        self.asked -= block.asked;
+        self.bytes += block.size;
+        self.blocks.push_back(block);
+    }
+
+    /// What is to go, those first that nobody used for longest: of all memory, more than twice of what was ever asked for at once.
+    /// With less, a network of layers of many sizes would have new memory in each call.
+    fn surplus(&mut self) -> Vec<Block> {
+        let mut surplus = Vec::new();
+        while self.bytes + self.in_use > 2 * self.most || self.blocks.len() > MOST_KEPT {
+            let Some(block) = self.blocks.pop_front() else { break };
+            self.bytes -= block.size;
+            surplus.push(block);
+        }
+        surplus
     }
 }
 
-static FREE: Mutex<Free> = Mutex::new(Free { blocks: VecDeque::new(), bytes: 0, in_use: 0, most: 0 });
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Block {
     /// At least that many bytes; `None` if there is no memory for them.
@@ -80,16 +107,17 @@ impl Block {
         if size < SMALLEST_KEPT {
             return Self::from_system(size);
         }
-        let kept = {
-            let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-            let block = free.take(size);
-            free.uses(block.as_ref().map_or(size, Self::size));
-            block
-        };
-        kept.or_else(|| Self::from_system(size)).or_else(|| {
-            FREE.lock().unwrap_or_else(PoisonError::into_inner).in_use -= size;
-            None
-        })
+        // In two steps: the lock is not held while the system looks for memory, or takes it back.
+        if let Some(block) = kept().take(size) {
+            return Some(block);
+        }
+        let block = Self::from_system(size)?;
+        let mut kept = kept();
+        let block = kept.uses(block);
+        let surplus = kept.surplus();
+        drop(kept);
+        surplus.into_iter().for_each(Self::give_back);
+        block
     }
 
     /// The allocator's own way to alignment is slower than a few bytes more.
@@ -106,7 +134,7 @@ impl Block {
             let into_page = (PAGE + shift - aligned.get() % PAGE) % PAGE;
             if is_large { aligned.saturating_add(into_page) } else { aligned }
         });
-        Some(Self { start, whole, layout, size })
+        Some(Self { start, whole, layout, size, asked: size })
     }
 
     fn give_back(self) {
@@ -114,7 +142,7 @@ impl Block {
         unsafe { dealloc(self.whole.as_ptr(), self.layout) };
     }
 
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.size
     }
 
@@ -125,21 +153,13 @@ impl Block {
 
     /// Back to where it came from.
     pub(crate) fn free(self) {
-        let size = self.size();
-        if size < SMALLEST_KEPT {
+        if self.size < SMALLEST_KEPT {
             return self.give_back();
         }
-        let mut surplus = Vec::new();
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        free.in_use -= size;
-        free.bytes += size;
-        free.blocks.push_back(self);
-        while free.has_too_much() {
-            let Some(block) = free.blocks.pop_front() else { break };
-            free.bytes -= block.size();
-            surplus.push(block);
-        }
-        drop(free);
+        let mut kept = kept();
+        kept.put(self);
+        let surplus = kept.surplus();
+        drop(kept);
         surplus.into_iter().for_each(Self::give_back);
     }
 }
@@ -176,49 +196,76 @@ mod tests {
         assert!(Block::new(usize::MAX).is_none() && Block::new(1 << 62).is_none());
     }
 
-    #[test]
-    fn a_freed_block_comes_again_and_no_more_is_kept_than_half_as_much_again_as_was_in_use() {
-        let mut free = Free { blocks: VecDeque::new(), bytes: 0, in_use: 0, most: 0 };
-        let mut sizes: Vec<usize> = Vec::new();
-        for size in [3 << 20, 40 << 10, 5 << 20, 1 << 20] {
-            free.blocks.push_back(Block::from_system(size).unwrap());
-            free.bytes += size;
-        }
-        // The smallest that is large enough; of one that is much too large nothing is taken.
-        for wanted in [2 << 20, 30 << 10, 30 << 10, 6 << 20, 700 << 10] {
-            let block = free.take(wanted);
-            sizes.push(block.as_ref().map_or(0, Block::size));
-            block.into_iter().for_each(Block::give_back);
-        }
-        assert_eq!(sizes, [3 << 20, 40 << 10, 0, 0, 1 << 20]);
-        assert_eq!(free.bytes, 5 << 20);
-        free.blocks.drain(..).for_each(Block::give_back);
+    /// As [`Block::new`] and [`Block::free`] do, without the memory of other tests.
+    fn new(kept: &mut Kept, bytes: usize) -> Block {
+        let block = kept.take(bytes).or_else(|| kept.uses(Block::from_system(bytes).unwrap())).unwrap();
+        kept.surplus().into_iter().for_each(Block::give_back);
+        block
+    }
 
+    fn free(kept: &mut Kept, block: Block) {
+        kept.put(block);
+        kept.surplus().into_iter().for_each(Block::give_back);
+    }
+
+    fn end(mut kept: Kept) {
+        kept.blocks.drain(..).for_each(Block::give_back);
+        assert_eq!((kept.in_use, kept.asked), (0, 0));
+    }
+
+    #[test]
+    fn a_tensor_takes_the_smallest_block_that_is_not_much_too_large() {
+        let mut kept = Kept::new();
+        let blocks: Vec<Block> = [3 << 20, 40 << 10, 5 << 20, 1 << 20].map(|size| new(&mut kept, size)).into();
+        blocks.into_iter().for_each(|block| free(&mut kept, block));
+        let mut taken = |size| {
+            kept.take(size).map_or(0, |block| {
+                let size = block.size;
+                block.give_back();
+                size
+            })
+        };
+        assert_eq!(
+            [2 << 20, 30 << 10, 30 << 10, 6 << 20, 700 << 10].map(&mut taken),
+            [3 << 20, 40 << 10, 0, 0, 1 << 20]
+        );
+        assert_eq!((kept.bytes, kept.blocks.len()), (5 << 20, 1));
+        kept.blocks.drain(..).for_each(Block::give_back);
+    }
+
+    #[test]
+    fn no_more_is_kept_than_twice_of_what_was_asked_for_at_once() {
+        let mut kept = Kept::new();
         for bytes in (20 << 10..4 << 20).step_by(30_000) {
-            Block::new(bytes).unwrap().free();
+            let block = new(&mut kept, bytes);
+            assert_eq!(kept.most, bytes);
+            free(&mut kept, block);
+            assert!(kept.bytes <= 2 * kept.most && kept.blocks.len() <= MOST_KEPT);
+            assert_eq!(kept.bytes, kept.blocks.iter().map(Block::size).sum::<usize>());
         }
-        let free = FREE.lock().unwrap();
-        assert!(!free.has_too_much(), "{} of {}", free.bytes, free.most);
-        assert_eq!(free.bytes, free.blocks.iter().map(Block::size).sum::<usize>());
+        // Small tensors in roomy blocks are no reason to keep more.
+        let few: Vec<Block> = (0..8).map(|_| new(&mut kept, 600 << 10)).collect();
+        assert!(kept.most <= 8 * (600 << 10));
+        few.into_iter().for_each(|block| free(&mut kept, block));
+        end(kept);
     }
 
     #[test]
     fn a_network_whose_layers_become_smaller_has_no_new_memory_in_its_second_call() {
-        let sizes = [12 << 20, 25 << 20, 6 << 20, 12 << 20, 13 << 20, 3 << 20, 6 << 20, 7 << 20, 1 << 20, 3 << 20];
-        let call = || {
+        let (mut kept, sizes) = (Kept::new(), [12, 25, 6, 12, 13, 3, 6, 7, 1, 3].map(|mib| mib << 20));
+        let mut call = || {
             let mut before: Option<Block> = None;
             let mut seen = Vec::new();
             for size in sizes {
-                let block = Block::new(size).unwrap();
+                let block = new(&mut kept, size);
                 seen.push(block.start().addr());
-                if let Some(last) = before.replace(block) {
-                    last.free();
-                }
+                before.replace(block).into_iter().for_each(|last| free(&mut kept, last));
             }
-            before.into_iter().for_each(Block::free);
+            before.into_iter().for_each(|last| free(&mut kept, last));
             seen
         };
         let first = call();
         assert!(call().iter().all(|start| first.contains(start)));
+        end(kept);
     }
 }

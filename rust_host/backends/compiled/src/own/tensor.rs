@@ -57,6 +57,16 @@ impl Storage {
     }
 }
 
+/// Bytes that are in use as long as the tensor is: more than it has, where a larger block was at hand. None of memory that is
+/// somebody else's.
+///
+/// # Safety
+/// The handle must be one that these functions made, and live.
+pub(crate) unsafe fn room(handle: Handle) -> usize {
+    // SAFETY: said by the caller.
+    unsafe { &*handle }.storage.block.as_ref().map_or(0, Block::size)
+}
+
 impl Tensor {
     fn new(storage: Arc<Storage>, offset: i64, datatype: i32, sizes: &[i64], strides: &[i64]) -> Option<Self> {
         let item = size_of_item(datatype)?;
