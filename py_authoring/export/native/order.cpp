@@ -60,38 +60,6 @@ std::vector<int64_t> in_one_piece(const std::vector<int64_t> &sizes) {
   return strides;
 }
 
-// As the tensor lies, without gaps: what torch gives an operator's result that keeps the order of its input's axes. Sorted by
-// insertion, because an axis of stride 0 can be told from no other one and must not move by itself: the order is torch's.
-std::vector<int64_t> as_it_lies(const Lines &lines) {
-  std::vector<int64_t> order(lines.dims), strides(lines.dims);
-  for (int64_t d = 0; d < lines.dims; ++d)
-    order[d] = lines.dims - 1 - d;
-  const auto told = [&](int64_t a, int64_t b) {
-    const int64_t inner = lines.strides[a], outer = lines.strides[b];
-    if (inner == 0 || outer == 0)
-      return 0;
-    if (inner != outer)
-      return inner < outer ? -1 : 1;
-    return lines.sizes[a] > lines.sizes[b] ? 1 : 0;
-  };
-  for (int64_t last = 1; last < lines.dims; ++last)
-    for (int64_t at = last, before = last - 1; before >= 0; --before) {
-      const int found = told(order[before], order[at]);
-      if (found < 0)
-        break;
-      if (found > 0) {
-        std::swap(order[before], order[at]);
-        at = before;
-      }
-    }
-  int64_t next = 1;
-  for (const int64_t d : order) {
-    strides[d] = next;
-    next *= std::max<int64_t>(lines.sizes[d], 1);
-  }
-  return strides;
-}
-
 AOTITorchError make(const std::vector<int64_t> &sizes, const std::vector<int64_t> &strides, int32_t dtype, Owned &tensor) {
   return aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype, aoti_torch_device_type_cpu(), 0, &tensor.handle);
 }
@@ -208,12 +176,12 @@ template <class Work> AOTITorchError guarded(const Work &work) {
 
 AOTITorchError sorted(AtenTensorHandle self, int64_t dim, bool descending, AtenTensorHandle *made, AtenTensorHandle *made_places) {
   return guarded([&]() -> AOTITorchError {
-    Lines from;
+    Lines from, to;
     Owned values, places;
     TRY(from.read(self, dim));
-    const auto sizes = from.sizes_with(from.length()), strides = as_it_lies(from);
-    TRY(make(sizes, strides, from.dtype, values));
-    TRY(make(sizes, strides, aoti_torch_dtype_int64(), places));
+    TRY(aoti_torch_clone(self, &values.handle)); // lies as torch's result does: like its input, without gaps
+    TRY(to.read(values.handle, dim));
+    TRY(make(to.sizes_with(to.length()), {to.strides, to.strides + to.dims}, aoti_torch_dtype_int64(), places));
     TRY(ordered(from, from.length(), values.handle, places.handle, [&](auto &line) {
       using Number = decltype(line[0].value);
       descending ? sort(line, greater<Number>) : sort(line, less<Number>);

@@ -265,9 +265,7 @@ impl Host {
         };
         Ok(Description { shape: copy(sizes), strides: copy(strides), dtype, data: data.cast() })
     }
-}
 
-impl Host {
     /// Bytes that a tensor keeps from others, as far as that is known here.
     pub(crate) fn room(&self, tensor: &Owned<'_>) -> usize {
         match self.threads {

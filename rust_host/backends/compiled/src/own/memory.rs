@@ -66,14 +66,14 @@ impl Kept {
         let at = all.filter(|at| fits(&self.blocks[*at])).min_by_key(|at| self.blocks[*at].size)?;
         let block = self.blocks.remove(at)?;
         self.bytes -= block.size;
-        self.uses(Block { asked: size, ..block })
+        self.uses(size, block.size);
+        Some(Block { asked: size, ..block })
     }
 
-    fn uses(&mut self, block: Block) -> Option<Block> {
-        self.in_use += block.size;
-        self.asked += block.asked;
+    fn uses(&mut self, asked: usize, size: usize) {
+        self.in_use += size;
+        self.asked += asked;
         self.most = self.most.max(self.asked);
-        Some(block)
     }
 
     fn put(&mut self, block: Block) {
@@ -113,11 +113,11 @@ impl Block {
         }
         let block = Self::from_system(size)?;
         let mut kept = kept();
-        let block = kept.uses(block);
+        kept.uses(size, size);
         let surplus = kept.surplus();
         drop(kept);
         surplus.into_iter().for_each(Self::give_back);
-        block
+        Some(block)
     }
 
     /// The allocator's own way to alignment is slower than a few bytes more.
@@ -198,7 +198,10 @@ mod tests {
 
     /// As [`Block::new`] and [`Block::free`] do, without the memory of other tests.
     fn new(kept: &mut Kept, bytes: usize) -> Block {
-        let block = kept.take(bytes).or_else(|| kept.uses(Block::from_system(bytes).unwrap())).unwrap();
+        let block = kept.take(bytes).unwrap_or_else(|| {
+            kept.uses(bytes, bytes);
+            Block::from_system(bytes).unwrap()
+        });
         kept.surplus().into_iter().for_each(Block::give_back);
         block
     }
